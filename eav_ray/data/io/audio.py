@@ -1,5 +1,6 @@
 """Audio of one recording, decoded once to mono at the stored rate."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,17 @@ import soundfile
 
 from eav_ray.data.io import soundtrack
 from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
+from eav_ray.data.io.wav_header import UNKNOWN_LENGTH_BYTES, check_wav_header, is_wav
 from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError
 
-UNKNOWN_LENGTH_BYTES = 0x7FFFF000  # recorders that cannot go back to the header write a length like 0xFFFFFFFF
-LENGTH_PATTERN = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfile's log of a header
+LENGTH_PATTERN = re.compile(r"SSND : (\d+) \(should be (\d+)\)")  # in libsndfile's log of an AIFF header
+UNKNOWN_FRAMES = 1 << 40  # libsndfile's count where a file states none is beyond
+# What begins so is libsndfile's; all else is FFmpeg's, whatever its name is.
+SOUND_FILE_MAGIC = (b"FORM", b"caff", b"riff\x2e\x91\xcf\x11", b"fLaC", b".snd", b"NIST_1A")
+OTHER_MAGIC = (b"OggS", b"ID3", b"\x1a\x45\xdf\xa3")  # of FFmpeg's, so that they are no raw samples
+RAW_SUFFIXES = (".raw", ".pcm", ".s16", ".s16le", ".s24le", ".s32le", ".f32", ".f32le", ".u8", ".sw", ".vox")
+SILENT_LEVEL = 1e-4  # -80 dB of full scale, three steps of 16 bits: any microphone's own noise is above
 BLOCK_SAMPLES = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
@@ -39,7 +46,10 @@ def decode_audio(
     max_duration_s: float = MAX_RECORDING_S,
     corruption: Callable[[np.ndarray, int], np.ndarray] | None = None,
 ) -> DecodedAudio:
-    """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3), or a film.
+    """Decode a file of any rate, number of channels and format that libsndfile or FFmpeg knows, or a film's sound.
+
+    The content says what a file is, not its name. Channels are averaged; one that is silent halves the others. Sound
+    that is silent from its beginning to its end was not recorded: all of it is missing.
 
     Args:
         timeout_s: Give up after so long.
@@ -47,27 +57,63 @@ def decode_audio(
         corruption: What becomes of the decoded signal, at the file's rate (`data/corruptions/audio.py`).
     Raises:
         DataError: The file is missing, unreadable, empty, shorter than its header says, longer than `max_duration_s`,
-            sampled at a rate that no recorder has, takes too long, or holds a value that is not finite; or a film has
-            no sound.
+            sampled at a rate that no recorder has, takes too long, holds a value that is not finite or of another
+            scale, or has a header that contradicts itself; or a film has no sound.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
-    is_video = Path(path).suffix.lower() in soundtrack.CONTAINER_SUFFIXES
     limits = DecodingLimits(path, timeout_s, max_duration_s)
-    x_T, source_hz = (soundtrack.read_soundtrack if is_video else _read_sound_file)(path, limits)
+    sound = _read_sound(path, limits)
+    x_T, missing_s, remarks = sound.samples_T, sound.missing_s, list(sound.remarks)
+    _require_finite(x_T, path)
+    lowest, highest = (float(x_T.min()), float(x_T.max())) if x_T.size else (0.0, 0.0)
+    if max(-lowest, highest) > soundtrack.MAX_LEVEL:
+        raise DataError(
+            f"{path} holds samples up to {max(-lowest, highest):.0f}, where full scale is 1; divide them by the full "
+            "scale that they have, such as 32768, and save it anew"
+        )
+    if max(-lowest, highest) > 1:
+        remarks.append("it goes beyond full scale, and was clipped there")
+    if highest - lowest < 2 * SILENT_LEVEL:
+        missing_s = ((0.0, len(x_T) / sound.hz),)
+        remarks.append("it is silent from beginning to end, which no microphone is, and counts as missing")
     if corruption is not None:
-        _require_finite(x_T, path)
-        x_T = corruption(x_T, source_hz)
-    return DecodedAudio(resample_audio(x_T, source_hz, hz, path))
+        x_T = corruption(x_T, sound.hz)
+    return DecodedAudio(resample_audio(x_T, sound.hz, hz, path), missing_s, tuple(remarks))
 
 
-def _read_sound_file(path: str | Path, limits: DecodingLimits) -> tuple[np.ndarray, int]:
-    """What libsndfile makes of a file: (n,) float32, mono, and samples per second."""
+def _read_sound(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
+    """Read a file by libsndfile or FFmpeg, as its first bytes say."""
+    with Path(path).open("rb") as file:
+        head = file.read(16)
+    if is_wav(head):
+        header = check_wav_header(path)
+        if header.has_length_of_zero or header.is_compressed:
+            sound = soundtrack.read_soundtrack(path, limits, is_open_ended=header.is_unfinished)
+        else:
+            sound = _read_sound_file(path, limits)
+        said = ("its header states no length, as if its recorder was stopped; what is there is used",)
+        rest = ("something that is no sound follows its end, and was left out",)
+        remarks = (said if header.is_unfinished else ()) + (rest if header.has_rest else ())
+        return sound._replace(remarks=(sound.remarks if not header.is_unfinished else ()) + remarks)
+    if head.startswith(SOUND_FILE_MAGIC):
+        return _read_sound_file(path, limits)
+    if Path(path).suffix.lower() in RAW_SUFFIXES and not head.startswith(OTHER_MAGIC) and head[4:8] != b"ftyp":
+        raise DataError(
+            f"{path} is raw samples without a header, which do not say their rate; convert it, for example with "
+            "`ffmpeg -f s16le -ar 16000 -ac 1 -i FILE FILE.wav`"
+        )
+    return soundtrack.read_soundtrack(path, limits)
+
+
+def _read_sound_file(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
+    """Read what libsndfile makes of a file."""
     blocks: list[np.ndarray] = []
     n_samples = 0
     try:
-        with soundfile.SoundFile(path) as file:
-            source_hz = file.samplerate
+        # A descriptor has no name that could lie.
+        with soundfile.SoundFile(os.open(path, os.O_RDONLY), closefd=True) as file:
+            source_hz, stated = file.samplerate, file.frames
             truncation = _describe_truncation(file.extra_info)
             if not MIN_AUDIO_HZ <= source_hz <= MAX_AUDIO_HZ:
                 raise DataError(
@@ -85,11 +131,13 @@ def _read_sound_file(path: str | Path, limits: DecodingLimits) -> tuple[np.ndarr
         raise DataError(
             f"{path} cannot be decoded as audio ({' '.join(str(error).split())}); replace it or leave it out"
         ) from None
-    if truncation:
+    if not truncation and n_samples < stated < UNKNOWN_FRAMES:
+        truncation = f"{n_samples} of {stated} samples decode"
+    if truncation and blocks:
         raise DataError(f"{path} breaks off: {truncation}; copy it again or leave it out")
     if not blocks:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
-    return np.concatenate(blocks), source_hz
+    return soundtrack.Sound(np.concatenate(blocks), source_hz)
 
 
 def resample_audio(x_T: np.ndarray, source_hz: int, hz: int, path: str | Path) -> np.ndarray:
@@ -114,7 +162,7 @@ def _require_finite(x_T: np.ndarray, path: str | Path) -> None:
 
 
 def _describe_truncation(log: str) -> str:
-    """What is missing at the end of a file, by its header; libsndfile reads on without a word."""
+    """What is missing at the end of an AIFF file, by its header; libsndfile reads on without a word."""
     match = LENGTH_PATTERN.search(log)
     if match is None or not int(match[2]) < int(match[1]) < UNKNOWN_LENGTH_BYTES:
         return ""

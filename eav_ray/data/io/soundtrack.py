@@ -1,38 +1,67 @@
-"""The sound of a film: its first audio stream, as recorded, for files that libsndfile does not know."""
+"""The sound of a film, or of a file that libsndfile does not know, placed by its time stamps."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import av.error
 import numpy as np
 from av.container import InputContainer
 
+from eav_ray.data.io.containers import (
+    DECODE_ERRORS,
+    MAX_BACKWARD_S,
+    MAX_GAP_S,
+    MAX_MISSING_S,
+    open_container,
+    read_duration_s,
+    read_lateness_s,
+    read_start_s,
+    select_sound,
+)
+from eav_ray.data.io.file_structure import check_structure
 from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
-from eav_ray.data.io.video import DECODE_ERRORS, MAX_GAP_S, MAX_MISSING_S, read_duration_s
+from eav_ray.data.recordings import Span
 from eav_ray.errors import DataError
 
-CONTAINER_SUFFIXES = (".mp4", ".m4a", ".m4v", ".mov", ".flv", ".mkv", ".webm", ".avi")
+# Time stamps are rounded to a millisecond in some containers, and the shortest packet that can be lost lasts 20 ms.
+TOLERANCE_S = 0.015
+MAX_LEVEL = 16.0  # of full scale: 24 dB above it; beyond, numbers have another scale, or are none
+MAX_MISPLACED = 0.9  # share of packets that are not where the one before ends, beyond which the rate is wrong
+MIN_PACKETS = 10  # of which that can be said
 
 
-def read_soundtrack(path: str | Path, limits: DecodingLimits) -> tuple[np.ndarray, int]:
-    """Decode the whole stream, on the clock of the picture where there is one.
+class Sound(NamedTuple):
+    samples_T: np.ndarray  # (n,) float32, mono (mean of the channels)
+    hz: int
+    missing_s: tuple[Span, ...] = ()  # where nothing was recorded; samples there are zero
+    remarks: tuple[str, ...] = ()
 
-    Sound that begins after the first frame of the picture is preceded by silence, sound from before it is cut off: the
-    frames of `video.read_video` count from there too. A packet that does not decode is an error and not skipped, since
-    what follows would come too early.
 
-    Returns:
-        (n,) float32, mono (mean of the channels), and samples per second.
+def read_soundtrack(path: str | Path, limits: DecodingLimits, *, is_open_ended: bool = False) -> Sound:
+    """Decode the whole stream, on the clock that it shares with the film (`containers.read_start_s`).
+
+    Samples follow each other as long as their time stamps agree to within `TOLERANCE_S`; beyond that the stamps are
+    right, and what nothing was recorded of, or a damaged packet held, is silent and missing. What comes after stays in
+    its place. A damaged packet where there are no time stamps is an error, since what follows would come too early.
+
+    Args:
+        is_open_ended: The file does not state how long it is.
     Raises:
-        DataError: Damaged, without sound, breaks off before the length that it states, beyond a limit, or sampled at a
-            rate that no recorder has.
+        DataError: Damaged, without sound, breaks off before the length that it states, beyond a limit, sampled at a
+            rate that no recorder has, or with time stamps that cannot be.
     """
+    structure = check_structure(path)
     try:
-        with av.open(str(path), metadata_errors="ignore", timeout=limits.timeout_s) as container:
-            if not container.streams.audio:
+        with open_container(path, limits.timeout_s) as container:
+            stream, remarks = select_sound(container)
+            if stream is None:
                 raise DataError(f"{path} has no sound; give an audio file, or leave its audio out")
-            return _decode_stream(container, path, limits)
+            return _Track(path, limits, {*structure.remarks, *remarks}, is_open_ended or structure.is_open_ended).read(
+                container, stream
+            )
     except DataError:
         raise
     except DECODE_ERRORS as error:
@@ -41,52 +70,141 @@ def read_soundtrack(path: str | Path, limits: DecodingLimits) -> tuple[np.ndarra
         raise DataError(f"{path} has sound that cannot be decoded ({reason}); replace it or leave it out") from None
 
 
-def _decode_stream(container: InputContainer, path: str | Path, limits: DecodingLimits) -> tuple[np.ndarray, int]:
-    stream = container.streams.audio[0]
-    stated_s = read_duration_s(container, stream)
-    hz, n_samples, delay_s = 0, 0, 0.0
-    parts: list[np.ndarray] = []
-    for frame in _iter_frames(container, stream, path):
-        if not parts:
-            hz, delay_s = frame.sample_rate, _compute_delay_s(container, frame)
-            if not MIN_AUDIO_HZ <= hz <= MAX_AUDIO_HZ:
+@dataclass
+class _Track:
+    """The sound of one file while it is read; times count from the beginning of the file."""
+
+    path: str | Path
+    limits: DecodingLimits
+    remarks: set[str]
+    is_open_ended: bool
+    hz: int = 0
+    n_samples: int = 0  # so far, with what is missing
+    parts: list[np.ndarray] = field(default_factory=list)
+    missing_s: list[Span] = field(default_factory=list)
+    is_damaged: bool = False  # a packet before the next frame was
+
+    def read(self, container: InputContainer, stream: av.AudioStream) -> Sound:
+        """Read all of it; raises DataError, or what PyAV raises."""
+        start_s = read_start_s(container)
+        duration_s = 0.0 if self.is_open_ended else read_duration_s(container, stream)
+        n_frames = n_misplaced = n_decoded = 0
+        for frame in self._iter_frames(container, stream, bool(duration_s)):
+            self._check_rate(frame.sample_rate)
+            samples_T = _to_mono(frame)
+            if not _is_pcm(stream) and np.abs(samples_T).max() > MAX_LEVEL:  # a decoder's noise from damaged bytes
+                self._note_damage()
+                continue
+            if frame.time is not None:
+                start_s = frame.time if start_s is None else start_s
+                samples_T, is_misplaced = self._place(samples_T, frame.time - start_s)
+                n_misplaced += is_misplaced and bool(n_frames)
+            elif self.is_damaged:
                 raise DataError(
-                    f"{path} says that its sound is sampled at {hz} Hz; {MIN_AUDIO_HZ} to {MAX_AUDIO_HZ} Hz are read"
+                    f"{self.path} has damaged sound without time stamps, so that what follows has no place; replace it "
+                    "or leave it out"
                 )
-        elif frame.sample_rate != hz:
-            raise DataError(f"{path} has sound whose sampling rate changes; convert it or leave it out")
-        parts.append(_to_mono(frame))
-        n_samples += len(parts[-1])
-        limits.check(n_samples / hz)
-    if not n_samples:
-        raise DataError(f"{path} holds no audio samples; replace it or leave it out")
-    decoded_s = n_samples / hz + max(0.0, delay_s)
-    if stated_s - decoded_s > MAX_MISSING_S:
-        raise DataError(
-            f"{path} breaks off: {decoded_s:.1f} of {stated_s:.1f} s of sound decode; copy it again or leave it out"
-        )
-    silence = np.zeros(max(0, round(delay_s * hz)), dtype=np.float32)
-    return np.concatenate([silence, *parts])[max(0, round(-delay_s * hz)) :], hz
+            self.is_damaged = False
+            self._append(samples_T)
+            n_frames, n_decoded = n_frames + 1, n_decoded + len(samples_T)
+        if not n_decoded:
+            raise DataError(f"{self.path} holds no audio samples; replace it or leave it out")
+        if n_frames >= MIN_PACKETS and n_misplaced > MAX_MISPLACED * n_frames:
+            raise DataError(
+                f"{self.path} has sound whose time stamps contradict its sampling rate of {self.hz} Hz; convert it or "
+                "leave it out"
+            )
+        end_s, stated_s = self.n_samples / self.hz, duration_s + read_lateness_s(stream, start_s) if duration_s else 0.0
+        if stated_s - end_s > MAX_MISSING_S:
+            raise DataError(
+                f"{self.path} breaks off: {end_s:.1f} of {stated_s:.1f} s of sound decode; copy it again or leave it "
+                "out"
+            )
+        return Sound(np.concatenate(self.parts), self.hz, tuple(self.missing_s), tuple(sorted(self.remarks)))
+
+    def _check_rate(self, hz: int) -> None:
+        if not self.hz and not MIN_AUDIO_HZ <= hz <= MAX_AUDIO_HZ:
+            raise DataError(
+                f"{self.path} says that its sound is sampled at {hz} Hz; {MIN_AUDIO_HZ} to {MAX_AUDIO_HZ} Hz are read"
+            )
+        if self.hz not in (0, hz):
+            raise DataError(f"{self.path} has sound whose sampling rate changes; convert it or leave it out")
+        self.hz = hz
+
+    def _place(self, samples_T: np.ndarray, time_s: float) -> tuple[np.ndarray, bool]:
+        """Fill what is missing before a frame, or cut off what was there already.
+
+        Returns:
+            The samples that are left, and whether their time was not the end of those before.
+        """
+        end_s = self.n_samples / self.hz
+        offset = round((time_s - end_s) * self.hz)
+        is_first = not self.parts
+        if abs(time_s - end_s) <= (1.5 / self.hz if is_first or self.is_damaged else TOLERANCE_S):
+            return samples_T, False
+        if offset > 0:
+            if time_s - end_s > MAX_GAP_S:
+                raise DataError(
+                    f"{self.path} has a gap of {time_s - end_s:.0f} s in the time stamps of its sound; at most "
+                    f"{MAX_GAP_S:g} s are bridged: cut it there into recordings"
+                )
+            self._append(np.zeros(offset, np.float32))
+            if not is_first or offset > TOLERANCE_S * self.hz:
+                self.missing_s.append((end_s, end_s + offset / self.hz))
+                if not self.is_damaged:
+                    self.remarks.add(
+                        "it begins late" if is_first else "its time stamps leave gaps, where nothing was recorded"
+                    )
+            return samples_T, True
+        if end_s - time_s > MAX_BACKWARD_S:
+            raise DataError(
+                f"{self.path} has sound whose time stamps start again at {end_s:.1f} s, so that what follows has no "
+                "place; convert it or leave it out"
+            )
+        if not is_first:
+            self.remarks.add("its time stamps overlap; what came first was kept")
+        return samples_T[-offset:], True
+
+    def _append(self, samples_T: np.ndarray) -> None:
+        self.parts.append(samples_T)
+        self.n_samples += len(samples_T)
+        self.limits.check(self.n_samples / self.hz)
+
+    def _iter_frames(
+        self, container: InputContainer, stream: av.AudioStream, states_length: bool
+    ) -> Iterator[av.AudioFrame]:
+        """All frames that decode; what was damaged in between is noted."""
+        corrupt = False
+        reason: Exception | None = None
+        for packet in container.demux(stream):
+            if corrupt and packet.size:  # the file goes on after it: it was damaged, not cut off
+                self._note_damage()
+                corrupt = False
+            if packet.is_corrupt:
+                corrupt = True
+                if states_length or not _is_pcm(stream):  # of samples as such, half a packet holds half
+                    continue
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                reason = error
+                self._note_damage()
+                continue
+            yield from (f for f in frames if isinstance(f, av.AudioFrame) and f.samples)
+        if corrupt:
+            if states_length:
+                raise DataError(f"{self.path} breaks off in the middle of its sound; copy it again or leave it out")
+            self.remarks.add("it ends in the middle of a packet, as if its recorder was stopped; what is there is used")
+        if reason is not None and not self.n_samples:
+            raise reason
+
+    def _note_damage(self) -> None:
+        self.is_damaged = True
+        self.remarks.add("it has damaged or lost packets; what they touch is missing")
 
 
-def _iter_frames(container: InputContainer, stream: av.AudioStream, path: str | Path) -> Iterator[av.AudioFrame]:
-    for packet in container.demux(stream):
-        if packet.is_corrupt:  # only a part of it could be read: the file ends here
-            raise DataError(f"{path} breaks off in the middle of its sound; copy it again or leave it out")
-        for frame in packet.decode():
-            if isinstance(frame, av.AudioFrame) and frame.samples:
-                yield frame
-
-
-def _compute_delay_s(container: InputContainer, first: av.AudioFrame) -> float:
-    """Seconds from the first frame of the picture to that of the sound; 0 where a file does not say, or cannot be."""
-    if not container.streams.video or first.time is None:
-        return 0.0
-    video_stream = container.streams.video[0]
-    if video_stream.start_time is None or video_stream.time_base is None:
-        return 0.0
-    delay_s = first.time - float(video_stream.start_time * video_stream.time_base)
-    return delay_s if abs(delay_s) <= MAX_GAP_S else 0.0
+def _is_pcm(stream: av.AudioStream) -> bool:
+    return stream.codec_context is not None and stream.codec_context.name.startswith("pcm_")
 
 
 def _to_mono(frame: av.AudioFrame) -> np.ndarray:

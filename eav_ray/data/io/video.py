@@ -1,23 +1,35 @@
 """Video of one recording: the frames of a fixed rate, chosen by time stamp in one pass."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import av
-import av.error
 import numpy as np
 from av.container import InputContainer
 
+from eav_ray.data.io.containers import (
+    DECODE_ERRORS,
+    MAX_BACKWARD_S,
+    MAX_GAP_S,
+    MAX_MISSING_S,
+    STILL_CODECS,
+    open_container,
+    read_duration_s,
+    read_frame_s,
+    read_lateness_s,
+    read_start_s,
+    select_film,
+)
 from eav_ray.data.io.face_crop import FaceCropper
+from eav_ray.data.io.file_structure import Structure, check_structure
+from eav_ray.data.io.geometry import FrameCorrector, deinterlace
 from eav_ray.data.io.limits import DecodingLimits, limit_frames, require_frame_size
 from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError
 
-MAX_MISSING_S = 0.5  # a stream may state a few frames more than it has
-MAX_GAP_S = 60.0  # a damaged time stamp may claim years, and every frame of the gap would be filled
-# PyAV's own errors, and what it lets through where a header holds nonsense.
-DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError, ArithmeticError, IndexError, MemoryError)
+MAX_FRAME_S = 1.0  # a frame is shown until the next, but no longer than this: what comes later is missing
 
 
 class FrameCorruption(Protocol):
@@ -36,7 +48,7 @@ class DecodedVideo(NamedTuple):
     frames: np.ndarray  # (n, size, size, 3) uint8 RGB
     duration_s: float  # duration of what was decoded
     faceless: np.ndarray | None = None  # (n,) bool: no face was found; None where none was looked for
-    missing_s: tuple[Span, ...] = ()  # where the film has nothing; frames there are those before it
+    missing_s: tuple[Span, ...] = ()  # where the film has nothing; frames there are those beside it
     remarks: tuple[str, ...] = ()  # what the file says of itself that changed what is stored, in a line each
 
 
@@ -66,9 +78,12 @@ def read_video(
 ) -> DecodedVideo:
     """Decode a file once; frame k is the first whose time is at least k / fps, to within half a source frame.
 
-    Time stamps decide, not counts, so a variable or unusual source rate keeps the pace of the other modalities; a gap
-    is bridged by the frame after it. Only chosen frames are converted and resized. Frames that are missing at the end
-    are not invented here.
+    Time stamps decide, not counts, so a variable or unusual source rate keeps the pace of the other modalities. Time
+    counts from the earliest film or sound of the file (`containers.read_start_s`), so that a film keeps its place
+    beside its sound. A gap is bridged by the frame after it, and is missing where it lasts longer than a frame is
+    shown; so is what comes before the first frame, and what damaged packets touch: frames up to the next whole one.
+    Frames are as a player shows them (`geometry.FrameCorrector`). Only chosen frames are converted and resized. Frames
+    that are missing at the end are not invented here.
 
     Args:
         fps: Frames per second to keep.
@@ -79,98 +94,221 @@ def read_video(
         max_duration_s: Longer files are refused.
         corruption: What becomes of decoded frames before they are chosen and resized.
     Raises:
-        DataError: The file is missing or damaged, has no video stream, yields no frame, has one that is too large,
-            breaks off before the length that it states, is longer than `max_duration_s`, or takes too long.
+        DataError: The file is missing or damaged, has no film, yields no frame, has one that is too large, breaks off
+            before the length that it states, is longer than `max_duration_s`, takes too long, or has time stamps that
+            start again or leave a gap of more than a minute.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected a video file such as .mp4")
-    collector = FaceCropper(size, face_step) if face_step else FrameResizer(size)
-    end_s = stated_s = 0.0
-    reason = "no frame could be decoded"
-    limits = DecodingLimits(path, timeout_s, max_duration_s)
+    film = _Film(path, fps, FaceCropper(size, face_step) if face_step else FrameResizer(size), corruption)
+    film.limits = limits = DecodingLimits(path, timeout_s, max_duration_s)
+    film.structure = check_structure(path)
+    collector, reason = film.collector, ""
     try:
-        with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
-            if container.streams.video:
-                stream = container.streams.video[0]
-                if decoder := stream.codec_context:  # a damaged header may name no codec
-                    require_frame_size(decoder.width, decoder.height, str(path))
-                    limit_frames(decoder)
-                stated_s = read_duration_s(container, stream)
-                end_s = _select_frames(
-                    _iter_frames(container, stream, path), stream, fps, collector, limits, corruption
-                )
-                collector.flush()
-            else:
-                reason = "it has no video stream"
+        with open_container(path, timeout_s) as container:
+            film.read(container)
     except DataError:
         raise
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
     limits.check_time()
-    if not collector.pictures:
+    if reason or not collector.pictures:
+        reason = reason or "no frame could be decoded"
         raise DataError(f"{path} cannot be decoded as video ({reason}); replace it or leave its video out")
-    if stated_s - end_s > MAX_MISSING_S:
-        raise DataError(f"{path} breaks off: {end_s:.1f} of {stated_s:.1f} s decode; copy it again or leave it out")
+    film.require_stated_length()
     faceless = np.array(collector.faceless) if isinstance(collector, FaceCropper) else None
-    return DecodedVideo(np.stack(collector.pictures), end_s, faceless)
+    return DecodedVideo(
+        np.stack(collector.pictures), film.end_s, faceless, tuple(film.missing_s), tuple(sorted(film.remarks))
+    )
 
 
-def read_duration_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
-    """Seconds that a stream lasts by its file; 0 where it does not say. A Flash file says one length for all."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    if container.format.name == "flv" and container.duration:
-        return container.duration / av.time_base
-    return 0.0
+@dataclass(frozen=True)
+class _Mark:
+    """What is known of a frame besides its picture."""
+
+    time_s: float | None
+    is_damaged: bool
+    follows_damage: bool  # something between it and the frame before was lost
 
 
-def _select_frames(
-    frames: Iterator[av.VideoFrame],
-    stream: av.VideoStream,
-    fps: int,
-    collector: FrameResizer | FaceCropper,
-    limits: DecodingLimits,
-    corruption: FrameCorruption | None,
-) -> float:
-    """Give the chosen frames to `collector`; returns the time at which the last decoded frame ends."""
-    stream.thread_type, stream.thread_count = "NONE", 1  # Ray runs one task a core
-    rate = stream.average_rate or stream.guessed_rate
-    frame_s = 1 / float(rate) if rate else 0.0
-    tolerance_s = min(frame_s, 1 / fps) / 2  # keeps rounded time stamps from choosing a neighbour
-    start_s: float | None = None
-    end_s, n_emitted = 0.0, 0
-    for index, frame in enumerate(frames):
-        time_s = index * frame_s if frame.time is None else frame.time
-        start_s = time_s if start_s is None else start_s
-        time_s -= start_s
-        if time_s > end_s + MAX_GAP_S:
-            break
-        n_due = int((time_s + tolerance_s) * fps) + 1  # frames due by now: all k with k / fps <= time_s + slack_s
-        corrupted = frame if corruption is None else corruption.replace_lost_frame(frame, time_s)
-        if n_due > n_emitted and corrupted is not None:
-            collector.add(corrupted if corruption is None else corruption.corrupt_frame(corrupted), n_due - n_emitted)
-            n_emitted = n_due
-        end_s = max(end_s, time_s + frame_s)
-        limits.check(end_s)
-    return end_s
+@dataclass
+class _Film:
+    """The film of one file while it is read; times count from the beginning of the file."""
 
+    path: str | Path
+    fps: int
+    collector: FrameResizer | FaceCropper
+    corruption: FrameCorruption | None
+    end_s: float = 0.0
+    stated_s: float = 0.0  # when it ends by its file
+    frame_s: float = 0.0
+    missing_s: list[Span] = field(default_factory=list)
+    remarks: set[str] = field(default_factory=set)
+    limits: DecodingLimits = field(init=False)
+    structure: Structure = field(init=False)
+    _damaged_until_s: float | None = None  # on the stream's clock; what is decoded up to the next key frame leans on it
+    _is_new_damage: bool = False  # since the frame before
+    _waiting_s: set[float] = field(default_factory=set)  # times of packets that came to no frame yet
+    _last_s: float | None = None  # of the frame before, on the stream's clock
+    _n_frames: int = 0
+    _damaged_from_s: float | None = None
 
-def _iter_frames(container: InputContainer, stream: av.VideoStream, path: str | Path) -> Iterator[av.VideoFrame]:
-    """All frames that decode. A damaged packet is skipped; where the file breaks off, the decoder is emptied."""
-    packets = container.demux(stream)
-    while True:
+    def read(self, container: InputContainer) -> None:
+        """Read the frames into the collector; raises DataError, or what PyAV raises."""
+        stream, remarks = select_film(container, self.path, self.limits.timeout_s)
+        self.remarks |= {*self.structure.remarks, *remarks}
+        if decoder := stream.codec_context:  # a damaged header may name no codec
+            require_frame_size(decoder.width, decoder.height, str(self.path))
+            limit_frames(decoder)
+        stream.thread_type, stream.thread_count = "NONE", 1  # Ray runs one task a core
+        self.frame_s = read_frame_s(stream)
+        start_s = read_start_s(container)
+        if (duration_s := read_duration_s(container, stream)) and not self.structure.is_open_ended:
+            self.stated_s = duration_s + read_lateness_s(stream, start_s)
+        corrector = FrameCorrector(
+            self.path, stream.sample_aspect_ratio, square_pixels=isinstance(self.collector, FaceCropper)
+        )
+        self._select(deinterlace(self._iter_frames(container, stream), self.remarks), start_s, corrector)
+        self.collector.flush()
+        self.remarks |= corrector.remarks
+        is_picture = stream.codec_context is not None and stream.codec_context.name in STILL_CODECS
+        if self._n_frames == 1 and is_picture and container.streams.audio:
+            raise DataError(
+                f"{self.path} cannot be decoded as video (it has no film, only a cover picture); replace it or "
+                "leave its video out"
+            )
+
+    def require_stated_length(self) -> None:
+        """Raise DataError where the file says that it lasts longer than it does."""
+        if self.stated_s - self.end_s > MAX_MISSING_S:
+            raise DataError(
+                f"{self.path} breaks off: {self.end_s:.1f} of {self.stated_s:.1f} s decode; copy it again or leave it "
+                "out"
+            )
+
+    def _select(
+        self, frames: Iterator[tuple[av.VideoFrame, _Mark]], start_s: float | None, corrector: FrameCorrector
+    ) -> None:
+        """Give the chosen frames to the collector."""
+        tolerance_s = min(self.frame_s, 1 / self.fps) / 2  # keeps rounded time stamps from choosing a neighbour
+        n_emitted = 0
+        for frame, mark in frames:
+            time_s = self._n_frames * self.frame_s if mark.time_s is None else mark.time_s
+            start_s = time_s if start_s is None else start_s
+            time_s -= start_s
+            self._note_time(time_s, mark)
+            n_due = int((time_s + tolerance_s) * self.fps) + 1  # all k with k / fps <= time_s + tolerance_s
+            shown = frame if self.corruption is None else self.corruption.replace_lost_frame(frame, max(0.0, time_s))
+            if n_due > n_emitted and shown is not None:
+                shown = corrector.correct(shown)
+                shown = shown if self.corruption is None else self.corruption.corrupt_frame(shown)
+                self.collector.add(shown, n_due - n_emitted)
+                n_emitted = n_due
+            self._n_frames += 1
+            self.end_s = max(self.end_s, time_s + self.frame_s)
+            self.limits.check(self.end_s)
+        if self._damaged_from_s is not None:
+            self.missing_s.append((self._damaged_from_s, self.end_s))
+
+    def _note_time(self, time_s: float, mark: _Mark) -> None:
+        """Note what is missing before a frame, and that the frame itself is damaged."""
+        if time_s > self.end_s + MAX_GAP_S:
+            raise DataError(
+                f"{self.path} has a gap of {time_s - self.end_s:.0f} s in the time stamps of its film; at most "
+                f"{MAX_GAP_S:g} s are bridged: cut it there into recordings"
+            )
+        if time_s < self.end_s - self.frame_s - MAX_BACKWARD_S:
+            raise DataError(
+                f"{self.path} has time stamps that start again at {self.end_s:.1f} s, so that what follows has no "
+                "place; convert it or leave its video out"
+            )
+        is_gap = time_s - self.end_s > (
+            MAX_FRAME_S - self.frame_s if self._n_frames else max(self.frame_s, 1 / self.fps)
+        )
+        if is_gap and time_s > self.end_s + self.frame_s:
+            self.missing_s.append((self.end_s, time_s))
+            self.remarks.add(
+                "its time stamps leave gaps, where nothing was recorded" if self._n_frames else "it begins late"
+            )
+        elif mark.follows_damage and self._n_frames and not mark.is_damaged and self._damaged_from_s is None:
+            self.missing_s.append((min(self.end_s, time_s), time_s))
+        if time_s < self.end_s - 1.5 * self.frame_s:
+            self.remarks.add("its time stamps go back; what came first was kept")
+        if mark.is_damaged and self._damaged_from_s is None:
+            self._damaged_from_s = min(time_s, self.end_s) if self._n_frames else time_s
+        elif not mark.is_damaged and self._damaged_from_s is not None:
+            self.missing_s.append((self._damaged_from_s, time_s))
+            self._damaged_from_s = None
+
+    def _iter_frames(self, container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[av.VideoFrame, _Mark]]:
+        """All frames that decode. What was damaged in between is marked; where the file breaks off, it ends."""
+        packets = container.demux(stream)  # the last is empty, which empties the decoder
+        corrupt, has_ended = False, False
+        while not has_ended:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                break
+            except DECODE_ERRORS:
+                packet, has_ended = av.Packet(), True
+            time_s = _read_time_s(packet.pts, stream)
+            if corrupt and packet.size:  # the file goes on after it: it was damaged, not cut off
+                self._note_damage(time_s)
+            corrupt = packet.is_corrupt if packet.size else corrupt
+            if not corrupt or not packet.size:
+                if time_s is not None and not packet.is_discard:
+                    self._waiting_s.add(time_s)
+                yield from self._decode(stream, packet, time_s)
+        if corrupt:
+            if self.stated_s:
+                raise DataError(f"{self.path} breaks off in the middle of a frame; copy it again or leave it out")
+            self.remarks.add("it ends in the middle of a frame, as if its recorder was stopped; what is there is used")
+
+    def _decode(
+        self, stream: av.VideoStream, packet: av.Packet, packet_s: float | None
+    ) -> Iterator[tuple[av.VideoFrame, _Mark]]:
         try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except DECODE_ERRORS:
-            break
-        if packet.is_corrupt:  # only a part of it could be read: the file ends here
-            raise DataError(f"{path} breaks off in the middle of a frame; copy it again or leave it out")
-        try:
-            yield from packet.decode()
+            frames = packet.decode() if packet.stream is not None else stream.codec_context.decode(None)
         except av.error.FFmpegError:
             if stream.codec_context and not stream.codec_context.width:  # it has no size any more
-                raise DataError(f"{path} has a frame that is too large, or is damaged; leave its video out") from None
-            continue
-    yield from stream.codec_context.decode(None)
+                raise DataError(
+                    f"{self.path} has a frame that is too large, or is damaged; leave its video out"
+                ) from None
+            self._note_damage(packet_s)
+            return
+        for frame in frames:
+            assert isinstance(frame, av.VideoFrame)
+            yield frame, self._mark(frame, stream)
+
+    def _mark(self, frame: av.VideoFrame, stream: av.VideoStream) -> _Mark:
+        # A frame's own time base is not set where the decoder was emptied after an error.
+        time_s = _read_time_s(frame.pts, stream)
+        if time_s is not None:
+            self._note_lost_packets(time_s)
+        if frame.is_corrupt:
+            self._note_damage(time_s)
+        elif frame.key_frame and (time_s is None or time_s > (self._damaged_until_s or 0.0)):
+            self._damaged_until_s = None
+        follows_damage, self._is_new_damage = self._is_new_damage, False
+        return _Mark(time_s, self._damaged_until_s is not None, follows_damage)
+
+    def _note_lost_packets(self, time_s: float) -> None:
+        """Note packets from between the last two frames that came to nothing: some decoders drop them without a word.
+
+        Half frames come in two packets, so that a frame must be missing, too.
+        """
+        last_s, self._last_s = self._last_s, time_s
+        if last_s is not None and time_s - last_s > 1.5 * self.frame_s:
+            between = [s for s in self._waiting_s if last_s + self.frame_s / 2 < s < time_s - self.frame_s / 2]
+            if between and self.frame_s:
+                self._note_damage(max(between))
+        self._waiting_s = {s for s in self._waiting_s if s > time_s}
+
+    def _note_damage(self, time_s: float | None) -> None:
+        self._damaged_until_s = max(self._damaged_until_s or 0.0, time_s or 0.0)
+        self._is_new_damage = True
+        self.remarks.add("it has damaged or lost packets; what they touch is missing")
+
+
+def _read_time_s(pts: int | None, stream: av.VideoStream) -> float | None:
+    return None if pts is None or not stream.time_base else float(pts * stream.time_base)

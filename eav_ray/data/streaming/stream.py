@@ -14,9 +14,10 @@ import numpy as np
 
 from eav_ray.config import Preprocessing, VideoPreprocessing
 from eav_ray.data.io import audio
+from eav_ray.data.io.containers import DECODE_ERRORS
 from eav_ray.data.io.face_crop import FaceCropper
 from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, limit_frames
-from eav_ray.data.io.video import DECODE_ERRORS, FrameResizer
+from eav_ray.data.io.video import FrameResizer
 from eav_ray.data.modalities.features import average_into_steps
 from eav_ray.data.modalities.registry import get_modality, make_empty_window
 from eav_ray.data.preprocessing.eeg import PreparedEEG

@@ -1,10 +1,12 @@
 """What a data set holds, and what of it cannot be used."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eav_ray.config import MODALITIES, Experiment, order_modalities
 from eav_ray.data.datasets import registry
+from eav_ray.data.io.stated_durations import describe_long_clips, read_some_durations_s
 from eav_ray.data.recordings import Problem, Recording
 from eav_ray.pipelines.preprocess.duplicates import find_duplicate_files, format_duplicates
 from eav_ray.pipelines.preprocess.near_duplicates import find_near_duplicates, format_near_duplicates
@@ -19,7 +21,7 @@ class DatasetCheck:
     problems: tuple[Problem, ...]
     modalities: tuple[str, ...]  # recorded ones, and given features that the experiment uses
     notes: tuple[str, ...] = ()  # lines on recordings that are used, and that somebody should look at
-    remarks: tuple[str, ...] = ()  # how tables were understood, and what EEG files say of their channels, a line each
+    remarks: tuple[str, ...] = ()  # how tables were understood, and what is odd but used, a line each
 
 
 def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck:
@@ -30,7 +32,7 @@ def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck
     """
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     modalities = order_modalities({*MODALITIES, *experiment.data.modalities})
-    remarks, problems = listing.remarks, listing.problems
+    remarks, problems = (*listing.remarks, *_list_long_clips(listing.recordings)), listing.problems
     if "eeg" in experiment.data.modalities:
         dataset.wanted_channels = experiment.preprocessing.eeg.channels
         said, unusable = dataset.check_eeg_channels(listing.recordings)
@@ -44,6 +46,15 @@ def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck
     else:
         notes.append(SHALLOW)
     return DatasetCheck(dataset.classes, listing.recordings, problems, tuple(modalities), tuple(notes), remarks)
+
+
+def _list_long_clips(recordings: Sequence[Recording]) -> tuple[str, ...]:
+    """A line for each modality some of whose files state that they last far longer than the others."""
+    lines: list[str] = []
+    for modality in ("audio", "video"):
+        paths = {r.id: path for r in recordings if (path := r.get_source(modality)) is not None}
+        lines.append(describe_long_clips(read_some_durations_s(paths), modality))
+    return tuple(line for line in lines if line)
 
 
 def format_dataset_check(result: DatasetCheck) -> str:

@@ -14,6 +14,7 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from eav_ray.config import DataConfig, Experiment, Preprocessing
 from eav_ray.data.datasets import registry
+from eav_ray.data.io.stated_durations import remark_long_clips
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
@@ -82,6 +83,7 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
         tree = {"format": PROBLEMS_FORMAT, "problems": [asdict(p) for p in problems]}
         store.write_json(f"{folder}/{PROBLEMS_FILE}", tree)
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
+    remark_long_clips(quality)
     duplicates = find_duplicates(listing.recordings, contents)
     return PreprocessingResult(index, problems, len(planned) - len(todo), quality, duplicates)
 

@@ -42,7 +42,7 @@ def shown_s(frames: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("fps", [5, 4])
 def test_frame_k_is_the_one_at_k_by_fps(tmp_path: Path, rate: int, fps: int) -> None:
     write(tmp_path / "a.mp4", np.arange(4 * rate) / rate, rate=rate)
-    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", fps, 16)
+    frames, duration_s, *_ = video.read_video(tmp_path / "a.mp4", fps, 16)
     assert frames.shape == (4 * fps, 16, 16, 3) and frames.dtype == np.uint8
     assert duration_s == pytest.approx(4, abs=0.05)
     late_s = shown_s(frames) - np.arange(4 * fps) / fps
@@ -53,7 +53,7 @@ def test_a_variable_rate_keeps_the_clock(tmp_path: Path) -> None:
     """Counting frames would be seconds off: half of them lie in the first second."""
     times_s = [*np.arange(40) / 40, *np.arange(1, 5, 0.1)]
     write(tmp_path / "a.mp4", times_s)
-    frames, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
+    frames, *_ = video.read_video(tmp_path / "a.mp4", 5, 16)
     np.testing.assert_allclose(shown_s(frames), np.arange(len(frames)) / 5, atol=0.12)
     assert len(frames) == 25
 
@@ -61,7 +61,7 @@ def test_a_variable_rate_keeps_the_clock(tmp_path: Path) -> None:
 def test_a_gap_is_bridged_by_the_frame_after_it(tmp_path: Path) -> None:
     times_s = np.array([t for t in np.arange(120) / 30 if not 1 < t < 2])
     write(tmp_path / "a.mp4", times_s)
-    frames, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
+    frames, *_ = video.read_video(tmp_path / "a.mp4", 5, 16)
     assert len(frames) == 20
     np.testing.assert_allclose(shown_s(frames)[6:10], 2, atol=0.08)
     np.testing.assert_allclose(shown_s(frames)[10:], np.arange(10, 20) / 5, atol=0.08)
@@ -69,7 +69,7 @@ def test_a_gap_is_bridged_by_the_frame_after_it(tmp_path: Path) -> None:
 
 def test_missing_frames_at_the_end_are_not_invented(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", np.arange(75) / 30)
-    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
+    frames, duration_s, *_ = video.read_video(tmp_path / "a.mp4", 5, 16)
     assert len(frames) == 13 and duration_s == pytest.approx(2.5, abs=0.05)
 
 
@@ -126,7 +126,7 @@ def test_garbled_bytes_give_frames_or_a_data_error(tmp_path: Path) -> None:
             garbled[place] = rng.integers(256)
         path.write_bytes(bytes(garbled))
         try:
-            frames, _, _ = video.read_video(path, 5, 16)
+            frames, *_ = video.read_video(path, 5, 16)
         except DataError as error:
             assert path.name in str(error)
         else:
