@@ -1,6 +1,10 @@
 """Run one command of `eav`, with one clear line for whatever a user can get wrong."""
 
+import contextlib
 import inspect
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -23,7 +27,7 @@ from eav_ray.cli.robustness import robustness
 from eav_ray.cli.search import search
 from eav_ray.cli.serve import serve
 from eav_ray.cli.train import train
-from eav_ray.errors import ConfigError, DataError, TrainingInterrupted, is_lasting, make_unrecoverable
+from eav_ray.errors import ConfigError, DataError, TrainingInterrupted, is_of_machine, make_unrecoverable
 
 COMMANDS: tuple[Callable[..., int | None], ...] = (
     demo,
@@ -46,11 +50,53 @@ HELP = """Recognise emotions from EEG, audio and video: from raw recordings to a
 
 Commands are resumable: rerun the same command to continue.
 """
+NO_MEMORY = (
+    "this process got no more memory; give it more (`ulimit -v`, the container, the scheduler), or use smaller "
+    "recordings, fewer workers or a smaller batch; the same command continues"
+)
 
 
 def main(*command: str) -> NoReturn:
     """Run the command line of this process, after the words of `command`, and exit."""
-    sys.exit(run_command([*command, *sys.argv[1:]]))
+    _fill_closed_streams()
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # below `nohup` it is ignored
+        signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        code = run_command([*command, *sys.argv[1:]])
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads what is printed has enough: `eav check ... | head`
+        unread = [number for number in (1, 2) if not _is_read(number)]
+        if not unread:
+            raise
+        for number in unread:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # what is left to write goes nowhere
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _is_read(number: int) -> bool:
+    """Whether somebody reads the pipe that a stream goes into."""
+    poll = select.poll()
+    poll.register(number, 0)
+    return not any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fill_closed_streams() -> None:
+    """Open the null device for each standard stream that is closed: a file would get its number, and what is printed.
+
+    Cron and daemons start commands so.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -75,16 +121,18 @@ def run_command(words: Sequence[str]) -> int:
         return _print_errors([f"{error.format_message().rstrip('.')} (`{command} --help` lists what it takes)"])
     except list_user_errors() as error:
         return _print_errors(_explain(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if not is_lasting(error):
+        if not is_of_machine(error):
             raise
         return _print_errors([str(make_unrecoverable(error))])
+    except MemoryError:
+        return _print_errors([NO_MEMORY])
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        return 130
+        return _print_end("stopped; the same command continues")
     except TrainingInterrupted as error:
-        print(f"stopped: {error}; the same command continues", file=sys.stderr)
-        return 130
+        return _print_end(f"stopped: {error}; the same command continues")
 
 
 def build_app() -> typer.Typer:
@@ -122,6 +170,12 @@ def _explain(error: BaseException) -> list[str]:
     from eav_ray.distributed.ray_errors import explain_error
 
     return explain_error(error)
+
+
+def _print_end(line: str) -> int:
+    with contextlib.suppress(OSError):  # the terminal may be closed, which was why
+        print(line, file=sys.stderr, flush=True)
+    return 130
 
 
 def _print_errors(problems: list[str]) -> int:

@@ -3,12 +3,14 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from eav_ray.errors import ConfigError
-from eav_ray.storage.files import PARTIAL, make_partial_path
+from eav_ray.storage.file_lock import WITHOUT_LOCKS
+from eav_ray.storage.files import PARTIAL, make_partial_path, sha256
 
 T = TypeVar("T")
 
@@ -91,8 +93,17 @@ class NodeCache:
     def _lock(self) -> Iterator[None]:
         import fcntl
 
-        with open(self._folder / LOCK, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(self._folder / LOCK, "a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+                # The disk has none. The cache is this node's alone, whose temporary folder may have some.
+                name = f"eav-ray-{os.getuid()}-{sha256(str(self._folder.resolve()).encode())[:16]}.lock"
+                file = stack.enter_context(open(Path(tempfile.gettempdir(), name), "a"))
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
