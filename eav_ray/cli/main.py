@@ -65,10 +65,10 @@ def main(*command: str) -> NoReturn:
         code = run_command([*command, *sys.argv[1:]])
         sys.stdout.flush()
     except BrokenPipeError:  # who reads what is printed has enough: `eav check ... | head`
-        unread = [number for number in (1, 2) if not _is_read(number)]
-        if not unread:
+        closed = [number for number in (1, 2) if not _is_read(number)]
+        if not closed:
             raise
-        for number in unread:
+        for number in closed:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # what is left to write goes nowhere
         code = 128 + signal.SIGPIPE
     sys.exit(code)

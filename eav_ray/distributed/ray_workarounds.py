@@ -23,6 +23,7 @@ from ray.exceptions import GetTimeoutError
 
 from eav_ray.config.environment import environment_variables
 from eav_ray.errors import ConfigError
+from eav_ray.storage.backends import WITHOUT_LINKS
 
 if TYPE_CHECKING:
     from ray.train.backend import BackendConfig
@@ -199,11 +200,18 @@ def _is_there(path: Path) -> bool:
 
 def _write_token_file(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    token = secrets.token_hex(32)
     with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # which only its owner can read
-        file.write(secrets.token_hex(32))
+        file.write(token)
         file.flush()
         with contextlib.suppress(FileExistsError):  # another command was faster, and its Ray has read that one
-            os.link(file.name, path)
+            try:
+                os.link(file.name, path)
+            except OSError as error:
+                if error.errno not in WITHOUT_LINKS:
+                    raise
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as written:
+                    written.write(token)
 
 
 def answers_without_token(gcs_address: str) -> bool:

@@ -40,8 +40,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Owner:
-    """The results store of a search.
+class StoreIdentity:
+    """What tells the results store of a search from all others.
 
     Attributes:
         identifier: Stays the same when the store is moved.
@@ -79,7 +79,9 @@ class StudyClient:
         ConfigError: The database cannot be opened, or its study was begun with another results store.
     """
 
-    def __init__(self, search: SearchConfig, name: str, storage: Path | str, owner: Owner | None = None) -> None:
+    def __init__(
+        self, search: SearchConfig, name: str, storage: Path | str, owner: StoreIdentity | None = None
+    ) -> None:
         self.search, self.name = search, name
         self._distributions = {key: make_distribution(key, choice) for key, choice in search.space.items()}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -267,7 +269,9 @@ def _open_journal(path: Path, name: str, directions: Sequence[StudyDirection]) -
         ) from None
 
 
-def _open_database(url: str, name: str, directions: Sequence[StudyDirection], owner: Owner | None) -> optuna.Study:
+def _open_database(
+    url: str, name: str, directions: Sequence[StudyDirection], owner: StoreIdentity | None
+) -> optuna.Study:
     try:
         try:
             study = optuna.create_study(study_name=name, storage=url, directions=directions)
@@ -283,7 +287,7 @@ def _open_database(url: str, name: str, directions: Sequence[StudyDirection], ow
         raise ConfigError(f"search.storage={url} cannot be opened: {_describe_cause(error)}") from None
 
 
-def _claim_study(study: optuna.Study, owner: Owner, *, is_new: bool) -> None:
+def _claim_study(study: optuna.Study, owner: StoreIdentity, *, is_new: bool) -> None:
     """Let a study in a database be searched with one results store: two would ask and tell it at once.
 
     Whose it is says whoever made it, which the database lets one process do.

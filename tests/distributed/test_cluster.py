@@ -117,6 +117,70 @@ def test_a_named_token_that_others_can_read_is_refused(home: Path, monkeypatch: 
         secure_token(is_local=True)
 
 
+def test_a_user_without_a_home_has_a_token_in_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers that are started with a number for a user."""
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    (token,) = secure_token(is_local=True).values()
+    assert re.fullmatch("[0-9a-f]{64}", token) and token != secure_token(is_local=True)["RAY_AUTH_TOKEN"]
+    assert secure_token(is_local=False) == {}
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(Path, "expanduser", lambda _: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    assert list(secure_token(is_local=True)) == ["RAY_AUTH_TOKEN"]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    assert secure_token(is_local=True) == {}
+
+
+def test_a_home_without_links_has_a_token(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert secure_token(is_local=True) == {}
+    assert re.fullmatch("[0-9a-f]{64}", home.read_text()) and home.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(home.parent) == [home.name]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "no.such.host.invalid:6379", "[::1]:{port}"])
+def test_a_cluster_that_has_ended_is_one_line_at_once(address: str) -> None:
+    """Ray itself waits for more than a minute."""
+    address = address.format(port=find_free_ports(1)[0])
+    with (
+        pytest.raises(
+            ConfigError, match=rf"no Ray cluster answers at {re.escape(address)}: \[Errno .*leave runtime.addr"
+        ),
+        cluster.connect_to_ray(RuntimeConfig(address=address)),
+    ):
+        pass
+
+
+def test_a_cluster_of_other_versions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 1.0\n    Python: 3.8\nThis process"
+        )
+
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    expected = (
+        "the Ray cluster at auto is of other versions .*: Version mismatch: .* Ray: 1.0 Python: 3.8 .*install the same"
+    )
+    with pytest.raises(ConfigError, match=expected), cluster.connect_to_ray(RuntimeConfig(address="auto")):
+        pass
+
+
+@pytest.mark.parametrize("error", [OSError(13, "Permission denied"), Exception("The current node timed out\nat x")])
+def test_a_ray_that_does_not_start_is_one_line(error: Exception, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cluster.ray, "init", fail)
+    with (
+        pytest.raises(ConfigError, match="Ray does not start on this machine: .*session_latest/logs") as reported,
+        cluster.connect_to_ray(RuntimeConfig(workers=1)),
+    ):
+        pass
+    assert "\n" not in str(reported.value)
+
+
 def test_ranks_find_each_other_at_one_address() -> None:
     """The store that PyTorch would open to every address is read and written at that one alone."""
     bind_rendezvous()

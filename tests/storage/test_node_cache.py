@@ -1,7 +1,11 @@
 """A node fetches each shard once, whatever its processes do at the same time (R33)."""
 
 import contextlib
+import errno
+import fcntl
 import multiprocessing as mp
+import os
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -123,3 +127,30 @@ def test_two_data_sets_that_fit_one_at_a_time_are_both_read(tmp_path: Path) -> N
         pass
     assert [process.exitcode for process in started] == [0, 0]
     assert measure(tmp_path / "cache") <= cache_gb * GIB
+
+
+def test_a_disk_without_locks_has_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock lies in the temporary folder of the node then."""
+    held: list[str] = []
+    lock = fcntl.flock
+
+    def refuse_in_cache(file: Any, operation: int) -> None:
+        if Path(file.name).parent == tmp_path / "cache":
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        lock(file, operation)
+        held.append(file.name)
+
+    monkeypatch.setattr(fcntl, "flock", refuse_in_cache)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cache = NodeCache(tmp_path / "cache", 1.0)
+    assert cache.open("a.arrow", lambda path: path.write_text("a") and None, Path.read_text) == "a"
+    (name,) = held
+    with open(name) as other, pytest.raises(BlockingIOError):
+        cache.open("b.arrow", lambda path: lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB), Path.read_text)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        cache.open("c.arrow", lambda path: None, Path.read_text)

@@ -15,7 +15,7 @@ from eav_ray.storage import Store, list_package_versions
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import SELECTION_METRIC, Run
 from eav_ray.tuning.best import write_best_record
-from eav_ray.tuning.study import Candidate, Owner, StudyClient
+from eav_ray.tuning.study import Candidate, StoreIdentity, StudyClient
 
 VERSIONS_FORMAT = 1  # of `versions.json`
 OWNER_FORMAT = 1  # of `owner.json`, which tells this folder from that of any other results store
@@ -106,7 +106,7 @@ class SearchStore:
         name = f"{self.folder}/owner.json"
         if not self.results.exists(name):
             self.results.write_json(name, {"format": OWNER_FORMAT, "id": secrets.token_hex(8)})
-        owner = Owner(self.results.read_json(name)["id"], str(self.results))
+        owner = StoreIdentity(self.results.read_json(name)["id"], str(self.results))
         return StudyClient(search, self.study_name, search.storage, owner)
 
     @property
