@@ -2,8 +2,6 @@
 
 import contextlib
 import inspect
-import os
-import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ from eav_ray.cli.evaluate import evaluate
 from eav_ray.cli.keys import keys
 from eav_ray.cli.predict import predict
 from eav_ray.cli.preprocess import preprocess
+from eav_ray.cli.process import end_when_terminal_closes, fill_closed_streams, provide_home, silence_unread_streams
 from eav_ray.cli.protocol import protocol
 from eav_ray.cli.pull import pull
 from eav_ray.cli.robustness import robustness
@@ -58,45 +57,17 @@ NO_MEMORY = (
 
 def main(*command: str) -> NoReturn:
     """Run the command line of this process, after the words of `command`, and exit."""
-    _fill_closed_streams()
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # below `nohup` it is ignored
-        signal.signal(signal.SIGHUP, _interrupt)
+    fill_closed_streams()
+    provide_home()
+    end_when_terminal_closes()
     try:
         code = run_command([*command, *sys.argv[1:]])
         sys.stdout.flush()
     except BrokenPipeError:  # who reads what is printed has enough: `eav check ... | head`
-        closed = [number for number in (1, 2) if not _is_read(number)]
-        if not closed:
+        if not silence_unread_streams():
             raise
-        for number in closed:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # what is left to write goes nowhere
         code = 128 + signal.SIGPIPE
     sys.exit(code)
-
-
-def _is_read(number: int) -> bool:
-    """Whether somebody reads the pipe that a stream goes into."""
-    poll = select.poll()
-    poll.register(number, 0)
-    return not any(events & select.POLLERR for _, events in poll.poll(0))
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _fill_closed_streams() -> None:
-    """Open the null device for each standard stream that is closed: a file would get its number, and what is printed.
-
-    Cron and daemons start commands so.
-    """
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def run_command(words: Sequence[str]) -> int:

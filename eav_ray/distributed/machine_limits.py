@@ -28,6 +28,7 @@ MAX_SOCKET_BYTES = 107  # of the path of a socket, on Linux
 LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 MIN_FREE_BYTES = 100 * 2**20  # for logs and sockets
 MIN_OPEN_FILES = 256
+RAY_THREADS, WORKER_THREADS = 200, 50  # of Ray's own processes, and of each worker: one a CPU
 LOOPBACK_TIMEOUT_S = 5.0
 MIN_ADDRESS_BYTES = 6 * 2**30  # a process of Ray with torch maps that much, most of it never used
 MIN_FILE_BYTES = 2**30  # a Ray that is starting makes files of half a GiB, which stay empty
@@ -186,6 +187,25 @@ def check_limits() -> None:
                 f"`ulimit {option}` is {limit // unit} {what}, but Ray needs {needed // unit}; raise it in this shell, "
                 "or have it raised in /etc/security/limits.conf or by the scheduler"
             )
+    _check_process_limit()
+
+
+def _check_process_limit() -> None:
+    """Refuse a limit of processes and threads, which are counted over all of a user's, that Ray would soon meet.
+
+    Its processes end then, or wait for ever.
+    """
+    limit, user = resource.getrlimit(resource.RLIMIT_NPROC)[0], os.getuid()
+    if user == 0 or limit == resource.RLIM_INFINITY or limit > 2**14:  # root has none; to count takes a moment
+        return
+    facts = (process.info for process in psutil.process_iter(["uids", "num_threads"]))
+    used = sum(fact["num_threads"] or 0 for fact in facts if fact["uids"] and fact["uids"].real == user)
+    needed = RAY_THREADS + WORKER_THREADS * count_usable_cpus()
+    if limit - used < needed:
+        raise ConfigError(
+            f"`ulimit -u` is {limit} processes and threads, of which you have {used}, but Ray needs {needed} more; end "
+            "some of yours, or have it raised in /etc/security/limits.conf or by the scheduler"
+        )
 
 
 def check_loopback() -> None:

@@ -320,10 +320,10 @@ def database_errors(storage: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise DataError(
-            f"search.storage={storage} cannot be read or written: {_describe_cause(error)}; if it is locked, end the "
-            "program that holds it"
-        ) from None
+        cause = _describe_cause(error)
+        if "locked" in cause:
+            raise DataError(f"search.storage={storage} is locked by another program ({cause}); end that one") from None
+        raise DataError(f"search.storage={storage} cannot be read or written: {cause}") from None
 
 
 def _describe_cause(error: BaseException) -> str:

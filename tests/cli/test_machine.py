@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from eav_ray import config
 from eav_ray.cli.main import run_command
+from eav_ray.cli.process import provide_home
 from tests.helpers.paths import REPOSITORY, TINY
 
 COMMAND = [sys.executable, "-c", "from eav_ray.cli.main import main; main()"]
@@ -74,6 +76,32 @@ def test_streams_that_are_closed_are_no_file_of_ours(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode >= 3 and (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_user_without_a_home_gets_a_folder_that_is_theirs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries keep settings and caches there, and end where there is no home."""
+    home = "/proc/nowhere"
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    provide_home()
+    folder = Path(os.environ["HOME"])
+    assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("HOME", home)
+    provide_home()
+    assert os.environ["HOME"] == str(folder)
+    folder.chmod(0o755)  # as if it were somebody else's
+    monkeypatch.setenv("HOME", home)
+    provide_home()
+    other = Path(os.environ["HOME"])
+    assert other != folder and other.parent == tmp_path and other.stat().st_mode & 0o777 == 0o700
+    provide_home()  # a home that is there stays
+    assert os.environ["HOME"] == str(other)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where no user has this number
+    folder.chmod(0o700)
+    provide_home()
+    assert os.environ["HOME"] == str(folder)
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,25 @@ def test_limits_of_a_shell(name: str, limit: int, expected: str, monkeypatch: py
     machine_limits.check_limits()
 
 
+@pytest.mark.parametrize(("user", "limit", "refused"), [(7, 1000, False), (7, 999, True), (0, 999, False)])
+def test_a_limit_of_processes_counts_those_that_run(
+    user: int, limit: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Process, Ids = namedtuple("Process", "info"), namedtuple("Ids", "real")
+    mine, other, gone = ({"uids": uids, "num_threads": 400} for uids in (Ids(user), Ids(8), None))
+    monkeypatch.setattr(machine_limits.psutil, "process_iter", lambda _: [Process(x) for x in (mine, other, gone)])
+    monkeypatch.setattr(machine_limits, "count_usable_cpus", lambda: 8)
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    limits = {resource.RLIMIT_NPROC: (limit, limit)}
+    monkeypatch.setattr(resource, "getrlimit", lambda number: limits.get(number, (resource.RLIM_INFINITY,) * 2))
+    if not refused:
+        machine_limits.check_limits()
+        return
+    expected = "`ulimit -u` is 999 processes and threads, of which you have 400, but Ray needs 600 more"
+    with pytest.raises(ConfigError, match=expected):
+        machine_limits.check_limits()
+
+
 def test_a_machine_that_does_not_reach_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     machine_limits.check_loopback()
 

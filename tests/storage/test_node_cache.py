@@ -5,10 +5,10 @@ import errno
 import fcntl
 import multiprocessing as mp
 import os
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,27 +130,33 @@ def test_two_data_sets_that_fit_one_at_a_time_are_both_read(tmp_path: Path) -> N
 
 
 def test_a_disk_without_locks_has_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock lies in the temporary folder of the node then."""
-    held: list[str] = []
-    lock = fcntl.flock
+    """A lease guards it then: an entry is made once, and what is half made by another is left alone."""
 
-    def refuse_in_cache(file: Any, operation: int) -> None:
-        if Path(file.name).parent == tmp_path / "cache":
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        lock(file, operation)
-        held.append(file.name)
+    def fail(number: int) -> Callable[..., None]:
+        def raise_error(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", refuse_in_cache)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    cache = NodeCache(tmp_path / "cache", 1.0)
-    assert cache.open("a.arrow", lambda path: path.write_text("a") and None, Path.read_text) == "a"
-    (name,) = held
-    with open(name) as other, pytest.raises(BlockingIOError):
-        cache.open("b.arrow", lambda path: lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB), Path.read_text)
+        return raise_error
 
-    def fail(*_: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    monkeypatch.setattr(fcntl, "flock", fail(errno.ENOSYS))
+    made: list[str] = []
+    may_end = threading.Event()
 
-    monkeypatch.setattr(fcntl, "flock", fail)
+    def make(path: Path) -> None:
+        made.append(path.name)
+        assert may_end.wait(60)
+        path.write_text("a")
+
+    def open_entry() -> str:
+        return NodeCache(tmp_path / "cache", 1.0).open("a.arrow", make, Path.read_text)
+
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(open_entry) for _ in range(2)]
+        while not made:
+            assert not any(future.done() for future in opened)
+        may_end.set()
+        assert [future.result(60) for future in opened] == ["a", "a"]
+    assert len(made) == 1 and not list((tmp_path / "cache").rglob("*.partial"))
+    monkeypatch.setattr(fcntl, "flock", fail(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
-        cache.open("c.arrow", lambda path: None, Path.read_text)
+        NodeCache(tmp_path / "cache", 1.0).open("c.arrow", make, Path.read_text)

@@ -82,9 +82,7 @@ def test_a_database_that_another_program_holds_is_named(url: str, tmp_path: Path
     assert candidate
     with locked(tmp_path / "search.db"):
         for attempt in (lambda: study.tell(candidate.number, 0.5), study.ask, study.completed):
-            expected = (
-                "search.storage=sqlite:.* cannot be read or written: .*database is locked.*; if it is locked, end"
-            )
+            expected = r"search.storage=sqlite:.* is locked by another program \(.*database is locked\); end that one"
             with pytest.raises(DataError, match=expected):
                 attempt()
         with pytest.raises(ConfigError, match="search.storage=sqlite:.* cannot be opened: .*database is locked"):
