@@ -8,6 +8,20 @@ import socket
 from collections.abc import Iterable, Iterator
 
 LASTING_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+# What else a machine says that no other input would change: its limits, its disks, a path of its own.
+MACHINE_ERRNOS = LASTING_ERRNOS | {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EFBIG,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EADDRNOTAVAIL,
+}
 # How S3, GCS and their clients say that a request will be refused again.
 LASTING_TEXT = re.compile(
     r"access.?denied|permission.?denied|forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|no.?such.?bucket|"
@@ -69,6 +83,11 @@ def is_lasting(error: BaseException) -> bool:
         or (isinstance(each, OSError) and (each.errno in LASTING_ERRNOS or bool(LASTING_TEXT.search(str(each)))))
         for each in _list_causes(error)
     )
+
+
+def is_of_machine(error: OSError) -> bool:
+    """Whether an error of the operating system is one of this machine: its text alone says what to correct."""
+    return is_lasting(error) or error.errno in MACHINE_ERRNOS
 
 
 def _list_causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,6 +1,5 @@
 """`eav demo`: the whole path on generated recordings."""
 
-import os
 from typing import Annotated
 
 from eav_ray.cli.arguments import ExperimentWords, is_change, load_experiment, offer
@@ -23,7 +22,8 @@ def demo(
     named = any(not is_change(word) for word in words or [])
     experiment = load_experiment([*([] if named else ["demo"]), *(words or [])])
 
+    from eav_ray.distributed.machine_limits import count_usable_cpus
     from eav_ray.pipelines.demo import run_demo
 
-    run_demo(experiment, n_subjects=subjects, per_class=per_class, workers=os.cpu_count() or 1)
+    run_demo(experiment, n_subjects=subjects, per_class=per_class, workers=count_usable_cpus())
     return 0

@@ -1,6 +1,8 @@
 """Run one command of `eav`, with one clear line for whatever a user can get wrong."""
 
+import contextlib
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -17,6 +19,7 @@ from eav_ray.cli.evaluate import evaluate
 from eav_ray.cli.keys import keys
 from eav_ray.cli.predict import predict
 from eav_ray.cli.preprocess import preprocess
+from eav_ray.cli.process import end_when_terminal_closes, fill_closed_streams, provide_home, silence_unread_streams
 from eav_ray.cli.protocol import protocol
 from eav_ray.cli.pull import pull
 from eav_ray.cli.robustness import robustness
@@ -24,7 +27,7 @@ from eav_ray.cli.search import search
 from eav_ray.cli.serve import serve
 from eav_ray.cli.train import train
 from eav_ray.cli.withdraw import withdraw
-from eav_ray.errors import ConfigError, DataError, TrainingInterrupted, is_lasting, make_unrecoverable
+from eav_ray.errors import ConfigError, DataError, TrainingInterrupted, is_of_machine, make_unrecoverable
 
 COMMANDS: tuple[Callable[..., int | None], ...] = (
     demo,
@@ -48,11 +51,25 @@ HELP = """Recognise emotions from EEG, audio and video: from raw recordings to a
 
 Commands are resumable: rerun the same command to continue.
 """
+NO_MEMORY = (
+    "this process got no more memory; give it more (`ulimit -v`, the container, the scheduler), or use smaller "
+    "recordings, fewer workers or a smaller batch; the same command continues"
+)
 
 
 def main(*command: str) -> NoReturn:
     """Run the command line of this process, after the words of `command`, and exit."""
-    sys.exit(run_command([*command, *sys.argv[1:]]))
+    fill_closed_streams()
+    provide_home()
+    end_when_terminal_closes()
+    try:
+        code = run_command([*command, *sys.argv[1:]])
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads what is printed has enough: `eav check ... | head`
+        if not silence_unread_streams():
+            raise
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -77,16 +94,18 @@ def run_command(words: Sequence[str]) -> int:
         return _print_errors([f"{error.format_message().rstrip('.')} (`{command} --help` lists what it takes)"])
     except list_user_errors() as error:
         return _print_errors(_explain(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if not is_lasting(error):
+        if not is_of_machine(error):
             raise
         return _print_errors([str(make_unrecoverable(error))])
+    except MemoryError:
+        return _print_errors([NO_MEMORY])
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        return 130
+        return _print_end("stopped; the same command continues")
     except TrainingInterrupted as error:
-        print(f"stopped: {error}; the same command continues", file=sys.stderr)
-        return 130
+        return _print_end(f"stopped: {error}; the same command continues")
 
 
 def build_app() -> typer.Typer:
@@ -124,6 +143,12 @@ def _explain(error: BaseException) -> list[str]:
     from eav_ray.distributed.ray_errors import explain_error
 
     return explain_error(error)
+
+
+def _print_end(line: str) -> int:
+    with contextlib.suppress(OSError):  # the terminal may be closed, which was why
+        print(line, file=sys.stderr, flush=True)
+    return 130
 
 
 def _print_errors(problems: list[str]) -> int:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 import yaml
 
 from eav_ray.config import Experiment
 from eav_ray.distributed.cluster import count_workers_on, describe_worker_resources
+from eav_ray.distributed.machine_limits import measure_free_memory
 from eav_ray.distributed.ray_workarounds import find_autoscaler_config
 from eav_ray.errors import ConfigError
 
@@ -37,7 +37,7 @@ class ClusterCapacity:
 
 def read_cluster_capacity() -> ClusterCapacity:
     """Of the cluster that this process is connected to."""
-    return replace(_read_nodes(), free_bytes=psutil.virtual_memory().available)
+    return replace(_read_nodes(), free_bytes=measure_free_memory())
 
 
 def _read_nodes() -> ClusterCapacity:

@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,21 +13,33 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import RuntimeConfig
+from eav_ray.config.environment import environment_variables
 from eav_ray.config.sections import StoreConfig
+from eav_ray.distributed.machine_limits import (
+    SHARED_MEMORY,
+    check_limits,
+    check_loopback,
+    check_ray_folder,
+    choose_object_store,
+    count_usable_cpus,
+    find_ray_folder,
+)
 from eav_ray.distributed.ray_workarounds import (
+    PLASMA_FOLDER_OPTION,
     answers_without_token,
     count_local_gpus,
     ray_environment,
-    secure_token_file,
+    secure_token,
 )
-from eav_ray.errors import ConfigError
+from eav_ray.distributed.watchers import keep_hangup_from_children
+from eav_ray.errors import ConfigError, describe_error
 
 if TYPE_CHECKING:
     import torch
 
 FAKE_GPUS_ENV = "EAV_RAY_FAKE_GPUS"  # in the environment of the nodes of a test cluster: their GPUs are only counted
+ANSWER_TIMEOUT_S = 10.0
 NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}  # in the environment of a worker that asked for none
-LOCAL_OBJECT_STORE_BYTES = 2**30  # bytes; shards pass by it, they are written by the workers
 
 
 @contextmanager
@@ -38,14 +51,14 @@ def connect_to_ray(runtime: RuntimeConfig) -> Iterator[None]:
 
     Raises:
         ConfigError: More workers than this machine has CPUs or GPUs, no cluster at the address, a Ray that wants no
-            token, or a token that others can read.
+            token, a token that others can read, or a machine on which Ray does not start.
     """
     if ray.is_initialized():
         yield
         return
     address = resolve_address(runtime)
-    secure_token_file(is_local=not address)
-    with ray_environment(is_local=not address, dashboard=runtime.dashboard):
+    token = secure_token(is_local=not address)
+    with environment_variables(token), ray_environment(is_local=not address, dashboard=runtime.dashboard):
         if address:
             _join_cluster(address)
         else:
@@ -76,9 +89,21 @@ def check_local_resources(runtime: RuntimeConfig) -> None:
     """What a machine cannot do is said before anything is read or started."""
     if resolve_address(runtime):
         return
-    _check_resource(runtime, "cpus_per_worker", os.cpu_count() or 1)
+    _check_resource(runtime, "cpus_per_worker", count_usable_cpus())
     if runtime.gpus_per_worker not in ("auto", 0):
         _check_resource(runtime, "gpus_per_worker", count_local_gpus(), "runtime.gpus_per_worker=0")
+
+
+def check_local_start(runtime: RuntimeConfig) -> None:
+    """Say, before anything is read, what keeps a Ray of its own from starting on this machine.
+
+    Raises:
+        ConfigError: A limit of the shell, or a temporary folder that Ray cannot use.
+    """
+    if not resolve_address(runtime) and not ray.is_initialized():
+        check_limits()
+        check_loopback()
+        check_ray_folder(*find_ray_folder())
 
 
 def _check_resource(runtime: RuntimeConfig, key: str, available: int, alternative: str = "") -> None:
@@ -93,10 +118,12 @@ def _check_resource(runtime: RuntimeConfig, key: str, available: int, alternativ
     remedies = [f"runtime.{count} to at most {max_count}"] if max_count else []
     remedies += [alternative] if alternative else []
     remedy = f"set {' or '.join(remedies)}" if remedies else f"lower runtime.groups or runtime.{key}"
+    n_cpus = os.cpu_count() or 1
+    limit = f" for this process, of {n_cpus}" if key == "cpus_per_worker" and available < n_cpus else ""
     raise ConfigError(
         f"runtime.{count}={runtime.min_group_size} x runtime.groups={runtime.groups} x runtime.{key}={per_worker:g} "
-        f"needs {needed:g} {key[:3].upper()}s, but this machine has {available}; {remedy}, or join a cluster with "
-        "runtime.address"
+        f"needs {needed:g} {key[:3].upper()}s, but this machine has {available}{limit}; {remedy}, or join a cluster "
+        "with runtime.address"
     )
 
 
@@ -230,23 +257,54 @@ def start_actor_here(actor_class: type, *arguments: Any, restarts: bool = False)
 
 def _start_local_ray(runtime: RuntimeConfig) -> None:
     check_local_resources(runtime)
-    # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
-    ray.init(
-        address="local",
-        num_cpus=os.cpu_count(),
-        include_dashboard=runtime.dashboard,
-        dashboard_host="127.0.0.1",
-        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    check_local_start(runtime)
+    _, folder = find_ray_folder()
+    shared, size = choose_object_store(folder)
+    try:
+        with environment_variables({"RAY_TMPDIR": str(folder)}), keep_hangup_from_children():
+            # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
+            ray.init(
+                address="local",
+                num_cpus=count_usable_cpus(),
+                include_dashboard=runtime.dashboard,
+                dashboard_host="127.0.0.1",
+                object_store_memory=size,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if shared == SHARED_MEMORY else {PLASMA_FOLDER_OPTION: str(shared)}),
+            )
+    except Exception as error:  # noqa: BLE001 - Ray raises Exception itself, and whatever its processes met
+        ray.shutdown()
+        raise ConfigError(
+            f"Ray does not start on this machine: {describe_error(error)}; its logs lie in "
+            f"{folder}/ray/session_latest/logs; a limit of this shell (`ulimit -a`), a firewall on loopback or too "
+            "little memory may be the cause"
+        ) from None
 
 
 def _join_cluster(address: str) -> None:
     try:
+        _require_answer(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = describe_error(error)
+        if "ersion mismatch" in reason:
+            raise ConfigError(
+                f"the Ray cluster at {address} is of other versions than this command: {reason}; install the same Ray "
+                "and Python there and here"
+            ) from None
         raise ConfigError(
-            f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; start one with `ray start --head`, or "
-            "leave runtime.address and RAY_ADDRESS empty for a local one"
+            f"no Ray cluster answers at {address}: {reason}; start one with `ray start --head`, or leave "
+            "runtime.address and RAY_ADDRESS empty for a local one"
         ) from None
+
+
+def _require_answer(address: str) -> None:
+    """Knock at HOST:PORT: Ray itself waits for minutes for a cluster that has ended.
+
+    Raises:
+        OSError: Nobody listens there, or the name has no address.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()

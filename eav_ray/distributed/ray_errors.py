@@ -25,7 +25,9 @@ def explain_error(error: BaseException) -> list[str]:
     return [f"a Ray task failed: {reason}; Ray's logs, by default in /tmp/ray/session_latest/logs, have the traceback"]
 
 
-PROJECT_ERROR = re.compile(r"^eav_ray\.errors\.(?:ConfigError|DataError|UnrecoverableError): (.+)", re.MULTILINE)
+PROJECT_ERROR = re.compile(
+    r"^eav_ray\.errors\.(?:ConfigError|DataError|StorageError|UnrecoverableError): (.+)", re.MULTILINE
+)
 
 
 ANY_ERROR = re.compile(r"^(?!ray\.)[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)(?:: .*)?$", re.MULTILINE)

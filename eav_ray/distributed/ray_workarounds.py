@@ -23,6 +23,7 @@ from ray.exceptions import GetTimeoutError
 
 from eav_ray.config.environment import environment_variables
 from eav_ray.errors import ConfigError
+from eav_ray.storage.backends import WITHOUT_LINKS
 
 if TYPE_CHECKING:
     from ray.train.backend import BackendConfig
@@ -88,6 +89,10 @@ PRIVATE_NAMES = {
         "when ray.init takes the address that a local Ray listens on",
     ),
     "ray._private.ray_constants:'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'": ("2.60.0", "with it"),
+    "ray._private.worker:'_plasma_directory'": (
+        "2.60.0",
+        "when ray.init says in public where its shared memory lies, and starts where there is no /dev/shm",
+    ),
     "ray._private.authentication.authentication_token_setup:'auth_token'": (
         "2.60.0",
         "when Ray writes the file of its token for its owner alone",
@@ -109,6 +114,7 @@ CORE_TEXTS = ("its node has died",)
 
 LEAVE_TIMEOUT_S = 30.0  # for the workers of a group to leave their process group
 NO_DASHBOARD_VARIABLE = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
+PLASMA_FOLDER_OPTION = "_plasma_directory"  # of ray.init
 SERVE_CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 ASK_TIMEOUT_S = 10.0
 AUTOSCALING_CONFIG_OPTION = "--autoscaling-config="
@@ -149,22 +155,25 @@ def ray_environment(*, is_local: bool, dashboard: bool) -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = is_cluster_enabled
 
 
-def secure_token_file(*, is_local: bool) -> None:
+def secure_token(*, is_local: bool) -> dict[str, str]:
     """Let nobody but this user read the token by which Ray is reached.
 
     Ray 2.60 draws one for a Ray that it starts, and writes its file as the umask says: for all to read, as a rule.
 
     Args:
         is_local: A Ray is going to be started; without a token one is drawn.
+    Returns:
+        Variables for the environment of a Ray that is started: its token, where this user has no home to keep it in.
     Raises:
         ConfigError: The file cannot be written, or others can read one that RAY_AUTH_TOKEN_PATH names or that is not
             this user's.
     """
     if os.environ.get("RAY_AUTH_TOKEN"):
-        return
+        return {}
     named = os.environ.get("RAY_AUTH_TOKEN_PATH", "")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    path = Path(named or "~/.ray/auth_token")
     try:
+        path = path.expanduser()
         if not path.exists():
             if is_local:
                 _write_token_file(path)
@@ -172,21 +181,37 @@ def secure_token_file(*, is_local: bool) -> None:
             if named:
                 raise PermissionError(f"others can read it; type `chmod 600 {path}`")
             path.chmod(0o600)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home, as containers have them
+        if is_local and not named and not _is_there(path):
+            return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
             f"the token of Ray in {path} is not for this user alone: {reason}; or name another file by "
             "RAY_AUTH_TOKEN_PATH"
         ) from None
+    return {}
+
+
+def _is_there(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.exists()
+    return True  # it is kept from this user: theirs or not, it is not to be passed by
 
 
 def _write_token_file(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    token = secrets.token_hex(32)
     with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # which only its owner can read
-        file.write(secrets.token_hex(32))
+        file.write(token)
         file.flush()
         with contextlib.suppress(FileExistsError):  # another command was faster, and its Ray has read that one
-            os.link(file.name, path)
+            try:
+                os.link(file.name, path)
+            except OSError as error:
+                if error.errno not in WITHOUT_LINKS:
+                    raise
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as written:
+                    written.write(token)
 
 
 def answers_without_token(gcs_address: str) -> bool:

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import ray
 import ray.train
 from ray.exceptions import RayError
@@ -27,6 +26,7 @@ from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.distributed.capacity import GROUP_BYTES, check_head_memory
+from eav_ray.distributed.machine_limits import measure_free_memory
 from eav_ray.distributed.rank_errors import classify_worker_errors, describe_rank_error
 from eav_ray.distributed.ray_workarounds import get_trainer_class, make_process_group_config
 from eav_ray.distributed.run_queue import END, HOLD_INTERVAL_S, WAIT, QueueActor, QueueState
@@ -97,8 +97,8 @@ def train_runs(
         ConfigError: This node has too little memory for the groups' controllers.
         UnrecoverableError: No run can go on: a machine or the store is at fault, or no group could start.
         DataError: A group ended in a way that Ray Train does not go on from.
-        TrainingInterrupted: The job was asked to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved
-            where they were.
+        TrainingInterrupted: The job was asked to end (SIGTERM, SIGHUP, Ctrl-C, or by `should_stop`), and the runs were
+            saved where they were.
     """
     from eav_ray.training.runner import find_finished_runs
 
@@ -112,7 +112,7 @@ def train_runs(
 
         compute_frozen_features(experiment, [run for run in unique if run.key not in done], data)
     groups = experiment.runtime.groups
-    check_head_memory("runtime.groups", groups, GROUP_BYTES, psutil.virtual_memory().available)
+    check_head_memory("runtime.groups", groups, GROUP_BYTES, measure_free_memory())
     queue: Any = cluster.start_actor_here(QueueActor, unique, results, done, restarts=True)
     stop_requested = threading.Event()  # a queue that was started again does not know
 
@@ -132,7 +132,7 @@ def train_runs(
         _watch_progress(
             queue, bar, log_progress, lambda state: stop_requested.is_set() or should_stop(state), experiment.runtime
         ),
-        on_signals(request_stop, signal.SIGTERM),
+        on_signals(request_stop, signal.SIGTERM, signal.SIGHUP),
     ):
         run_elsewhere = _run_group.options(scheduling_strategy=cluster.make_local_strategy())
         others = [run_elsewhere.remote(group) for group in groups[1:]]

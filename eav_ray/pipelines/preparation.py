@@ -14,11 +14,13 @@ def prepare_experiment(experiment: Experiment, used_stores: tuple[str, ...] = ST
         used_stores: The stores that are read or written; the paths of the others do not matter.
 
     Raises:
-        ConfigError: A relative path in a submitted job, more workers than this machine holds, an open dashboard
-            without a token, or an optional package that is missing.
+        ConfigError: A relative path in a submitted job, more workers than this machine holds, a machine on which
+            Ray does not start, an open dashboard without a token, or an optional package that is missing.
     """
     experiment = resolve_experiment_paths(experiment, used_stores)
     cluster.check_local_resources(experiment.runtime)
+    if used_stores:  # what uses none starts no Ray
+        cluster.check_local_start(experiment.runtime)
     if experiment.store.mlflow:
         mlflow.require_mlflow()
     return experiment

@@ -15,6 +15,8 @@ RETRY_S = 1.0
 # What a file system says that has no locks: some network file systems, and those in user space.
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # what it says of a lock that another process has
+
 
 class FileLock:
     """`flock` on a file that says who holds it, and how often it was taken.
@@ -34,6 +36,7 @@ class FileLock:
 
         Raises:
             DataError: Another process holds it.
+            OSError: The disk does not answer.
         """
         self._open()
         try:
@@ -73,6 +76,8 @@ class FileLock:
             except OSError as error:
                 if error.errno in WITHOUT_LOCKS:
                     return False
+                if error.errno not in HELD:
+                    raise
             if time.monotonic() >= deadline:
                 record = parse_record(os.pread(self._descriptor, 4096, 0))
                 raise DataError(f"{self._path} is held by {format_holder(record)}; wait for it, or end it")

@@ -1,6 +1,7 @@
 """Files that a node makes once from what a store holds, and that all of its processes map into their memory."""
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from eav_ray.errors import ConfigError
+from eav_ray.storage.backends import LocalBackend
+from eav_ray.storage.file_lock import WITHOUT_LOCKS
 from eav_ray.storage.files import PARTIAL, make_partial_path
+from eav_ray.storage.lease import Lease
 
 T = TypeVar("T")
 
-LOCK = ".lock"
+LOCK, LEASE = ".lock", ".lease"  # a file, and a folder
 SUFFIXES = (".arrow", ".embeddings", PARTIAL)  # what else lies in the folder is not the cache's
 
 
@@ -103,8 +107,21 @@ class NodeCache:
         import fcntl
 
         with open(self._folder / LOCK, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+            else:
+                yield
+                return
+        # The disk has no locks. What a lease writes beside itself is no entry that was left half made.
+        lease = Lease(LocalBackend(str(self._folder / LEASE)), "lease", str(self._folder))
+        lease.acquire(timeout_s=math.inf)
+        try:
             yield
+        finally:
+            lease.release()
 
 
 def _open_used(path: Path, open_entry: Callable[[Path], T]) -> T:

@@ -133,9 +133,14 @@ class Store:
         return self
 
     def probe(self) -> None:
-        """Try whether the store does all that is asked of it, before anything starts (`storage.probe`)."""
-        if not self.is_local:
-            with self._explain("use", ""):
+        """Try whether the store does all that is asked of it, before anything starts (`storage.probe`).
+
+        A folder is made where it is missing; one that is only read may be kept from writing.
+        """
+        with self._explain("use", ""):
+            if self.is_local:
+                Path(self.root).mkdir(parents=True, exist_ok=True)
+            else:
                 probe_backend(self._backend, self.root, is_exclusive=not self._is_shared_without_conditions)
 
     def open_substore(self, name: str) -> "Store":

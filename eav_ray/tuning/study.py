@@ -5,17 +5,21 @@ suggested when the one before it is scored. A search that was killed and started
 uninterrupted one would have.
 """
 
+import contextlib
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from eav_ray.config import Experiment, SearchConfig, digest
 from eav_ray.data.splits import Split
@@ -25,12 +29,26 @@ from eav_ray.tuning.search_space import decode_grid_point, make_distribution
 STUDY_FORMAT = 2  # raise when a study would be asked or told in another way: it is then another study
 # What Optuna raises on a journal that it did not write: it believes every line.
 JOURNAL_ERRORS = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+OWNER = "eav_ray.results"  # attribute of a study in a database: the results store that it was begun with
+CLAIM_S = 5.0  # in which whoever made a study in a database has said whose it is
 
 
 @dataclass(frozen=True)
 class Candidate:
     number: int
     changes: dict[str, Any]  # dotted keys
+
+
+@dataclass(frozen=True)
+class StoreIdentity:
+    """What tells the results store of a search from all others.
+
+    Attributes:
+        identifier: Stays the same when the store is moved.
+    """
+
+    identifier: str
+    path: str
 
 
 def make_study_name(experiment: Experiment, data_digest: str, splits: list[Split], encoders: list[str]) -> str:
@@ -55,24 +73,31 @@ class StudyClient:
     Args:
         storage: A local file, Optuna's journal, or the URL of a database. Created where it is missing; a study of that
             name in it is continued.
+        owner: The results store, for a study in a database.
     Raises:
         DataError: The file is no journal, or was damaged.
-        ConfigError: The database cannot be opened.
+        ConfigError: The database cannot be opened, or its study was begun with another results store.
     """
 
-    def __init__(self, search: SearchConfig, name: str, storage: Path | str) -> None:
+    def __init__(
+        self, search: SearchConfig, name: str, storage: Path | str, owner: StoreIdentity | None = None
+    ) -> None:
         self.search, self.name = search, name
         self._distributions = {key: make_distribution(key, choice) for key, choice in search.space.items()}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if search.cost else [])]
-        self._study = _open_study(storage, name, self._directions)
+        if isinstance(storage, str):
+            self._study = _open_database(storage, name, self._directions, owner)
+        else:
+            self._study = _open_journal(storage, name, self._directions)
         self._batch_study: optuna.Study | None = None  # of the batch that is asked for
         # What an earlier client left running is run again, under its own number: nobody else has this study.
         self._resumed = [t.number for t in self._trials if t.state == TrialState.RUNNING]
 
     @property
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        with database_errors(self.search.storage):
+            return self._study.get_trials(deepcopy=False)
 
     @property
     def n_candidates(self) -> int:
@@ -94,7 +119,9 @@ class StudyClient:
             return None
         params = self._suggest(number)
         # One entry of the journal: a search killed here leaves the whole candidate or none of it.
-        self._study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=self._distributions))
+        trial = create_trial(state=TrialState.RUNNING, params=params, distributions=self._distributions)
+        with database_errors(self.search.storage):
+            self._study.add_trial(trial)
         return Candidate(number, params)
 
     def _suggest(self, number: int) -> dict[str, Any]:
@@ -147,12 +174,13 @@ class StudyClient:
         Args:
             cost: Where there is a `search.cost`.
         """
-        if not math.isfinite(score) or (self.search.cost and not math.isfinite(cost)):
-            self._study.tell(number, state=TrialState.FAIL)
-        elif pruned:
-            self._study.tell(number, state=TrialState.PRUNED)
-        else:
-            self._study.tell(number, [score, cost] if self.search.cost else score)
+        with database_errors(self.search.storage):
+            if not math.isfinite(score) or (self.search.cost and not math.isfinite(cost)):
+                self._study.tell(number, state=TrialState.FAIL)
+            elif pruned:
+                self._study.tell(number, state=TrialState.PRUNED)
+            else:
+                self._study.tell(number, [score, cost] if self.search.cost else score)
 
     def completed(self) -> list[int]:
         return [t.number for t in self._trials if t.state.is_finished()]
@@ -217,16 +245,89 @@ def count_candidates(search: SearchConfig) -> int:
     return min(search.candidates, math.prod(len(choice.choice) for choice in search.space.values()))
 
 
-def _open_study(storage: Path | str, name: str, directions: Sequence[StudyDirection]) -> optuna.Study:
-    if isinstance(storage, str):
-        try:
-            return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
-        except Exception as error:  # noqa: BLE001 - what a database's driver raises is its own
-            raise ConfigError(f"search.storage={storage} cannot be opened: {describe_error(error)}") from None
+class _NoLock(JournalFileOpenLock):
+    """Locks nothing: who writes a journal holds the lock of its search (`SearchStore.lock`).
+
+    Optuna's locks are files that a killed process leaves behind, and the next would wait for; its default one is a
+    symbolic link, which not every file system has.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _open_journal(path: Path, name: str, directions: Sequence[StudyDirection]) -> optuna.Study:
     try:
-        backend = JournalStorage(JournalFileBackend(str(storage)))
+        backend = JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock(str(path))))
         return optuna.create_study(study_name=name, storage=backend, directions=directions, load_if_exists=True)
     except JOURNAL_ERRORS as error:
         raise DataError(
-            f"{storage} is no journal of a search ({describe_error(error)}); delete it and search anew"
+            f"{path} is no journal of a search ({describe_error(error)}); delete it and search anew"
         ) from None
+
+
+def _open_database(
+    url: str, name: str, directions: Sequence[StudyDirection], owner: StoreIdentity | None
+) -> optuna.Study:
+    try:
+        try:
+            study = optuna.create_study(study_name=name, storage=url, directions=directions)
+            is_new = True
+        except DuplicatedStudyError:
+            study, is_new = optuna.load_study(study_name=name, storage=url), False
+        if owner:
+            _claim_study(study, owner, is_new=is_new)
+        return study
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what a database's driver raises is its own
+        raise ConfigError(f"search.storage={url} cannot be opened: {_describe_cause(error)}") from None
+
+
+def _claim_study(study: optuna.Study, owner: StoreIdentity, *, is_new: bool) -> None:
+    """Let a study in a database be searched with one results store: two would ask and tell it at once.
+
+    Whose it is says whoever made it, which the database lets one process do.
+
+    Raises:
+        ConfigError: It was begun with another results store.
+    """
+    deadline = time.monotonic() + CLAIM_S
+    found: dict[str, str] | None = None
+    while not is_new and not (found := study.user_attrs.get(OWNER)) and not study.trials:
+        if time.monotonic() > deadline:
+            break  # whoever made it was killed before it could say so
+        time.sleep(0.1)
+    if not found:  # it is new, or older than this rule
+        study.set_user_attr(OWNER, {"id": owner.identifier, "path": owner.path})
+    elif found.get("id") != owner.identifier:
+        raise ConfigError(
+            f"the study {study.study_name} was begun with another results store, {found.get('path', '?')}; use that "
+            "one and its searches/, or another search.storage"
+        )
+
+
+@contextlib.contextmanager
+def database_errors(storage: str) -> Iterator[None]:
+    """Say in one line what a study's database refuses.
+
+    Raises:
+        DataError: With the cause, which Optuna hides.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = _describe_cause(error)
+        if "locked" in cause:
+            raise DataError(f"search.storage={storage} is locked by another program ({cause}); end that one") from None
+        raise DataError(f"search.storage={storage} cannot be read or written: {cause}") from None
+
+
+def _describe_cause(error: BaseException) -> str:
+    """Say what an error was raised from first: Optuna's own text guesses."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return describe_error(error)

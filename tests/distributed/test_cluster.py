@@ -16,7 +16,7 @@ import torch
 
 from eav_ray.config import RuntimeConfig
 from eav_ray.distributed import cluster
-from eav_ray.distributed.ray_workarounds import secure_token_file
+from eav_ray.distributed.ray_workarounds import secure_token
 from eav_ray.errors import ConfigError
 from eav_ray.training.torch_workarounds import bind_rendezvous
 from tests.helpers.clusters import find_free_ports
@@ -88,17 +88,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_token_of_a_ray_of_its_own_is_for_its_owner_alone(home: Path) -> None:
-    secure_token_file(is_local=False)
+    secure_token(is_local=False)
     assert not home.exists()
     umask = os.umask(0)
     try:
-        secure_token_file(is_local=True)
+        secure_token(is_local=True)
     finally:
         os.umask(umask)
     token = home.read_text()
     assert re.fullmatch("[0-9a-f]{64}", token) and home.stat().st_mode & 0o777 == 0o600
     home.chmod(0o644)  # as Ray writes it
-    secure_token_file(is_local=True)
+    secure_token(is_local=True)
     assert home.read_text() == token and home.stat().st_mode & 0o777 == 0o600
     assert os.listdir(home.parent) == [home.name]
 
@@ -109,12 +109,76 @@ def test_a_named_token_that_others_can_read_is_refused(home: Path, monkeypatch: 
     file.chmod(0o640)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
     with pytest.raises(ConfigError, match=f"chmod 600 {file}"):
-        secure_token_file(is_local=False)
+        secure_token(is_local=False)
     file.chmod(0o600)
-    secure_token_file(is_local=False)
+    secure_token(is_local=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/proc/nowhere/token")
     with pytest.raises(ConfigError, match="/proc/nowhere/token is not for this user alone: No such file"):
-        secure_token_file(is_local=True)
+        secure_token(is_local=True)
+
+
+def test_a_user_without_a_home_has_a_token_in_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers that are started with a number for a user."""
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    (token,) = secure_token(is_local=True).values()
+    assert re.fullmatch("[0-9a-f]{64}", token) and token != secure_token(is_local=True)["RAY_AUTH_TOKEN"]
+    assert secure_token(is_local=False) == {}
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(Path, "expanduser", lambda _: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    assert list(secure_token(is_local=True)) == ["RAY_AUTH_TOKEN"]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    assert secure_token(is_local=True) == {}
+
+
+def test_a_home_without_links_has_a_token(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert secure_token(is_local=True) == {}
+    assert re.fullmatch("[0-9a-f]{64}", home.read_text()) and home.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(home.parent) == [home.name]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "no.such.host.invalid:6379", "[::1]:{port}"])
+def test_a_cluster_that_has_ended_is_one_line_at_once(address: str) -> None:
+    """Ray itself waits for more than a minute."""
+    address = address.format(port=find_free_ports(1)[0])
+    with (
+        pytest.raises(
+            ConfigError, match=rf"no Ray cluster answers at {re.escape(address)}: \[Errno .*leave runtime.addr"
+        ),
+        cluster.connect_to_ray(RuntimeConfig(address=address)),
+    ):
+        pass
+
+
+def test_a_cluster_of_other_versions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 1.0\n    Python: 3.8\nThis process"
+        )
+
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    expected = (
+        "the Ray cluster at auto is of other versions .*: Version mismatch: .* Ray: 1.0 Python: 3.8 .*install the same"
+    )
+    with pytest.raises(ConfigError, match=expected), cluster.connect_to_ray(RuntimeConfig(address="auto")):
+        pass
+
+
+@pytest.mark.parametrize("error", [OSError(13, "Permission denied"), Exception("The current node timed out\nat x")])
+def test_a_ray_that_does_not_start_is_one_line(error: Exception, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cluster.ray, "init", fail)
+    with (
+        pytest.raises(ConfigError, match="Ray does not start on this machine: .*session_latest/logs") as reported,
+        cluster.connect_to_ray(RuntimeConfig(workers=1)),
+    ):
+        pass
+    assert "\n" not in str(reported.value)
 
 
 def test_ranks_find_each_other_at_one_address() -> None:
@@ -159,7 +223,7 @@ def test_what_a_cluster_has_is_not_asked_of_this_machine(monkeypatch: pytest.Mon
 
 
 def test_groups_that_do_not_fit_are_refused_with_a_number_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(cluster, "count_usable_cpus", lambda: 4)
     with pytest.raises(ConfigError, match="needs 6 CPUs.*has 4; set runtime.workers to at most 2"):
         cluster.check_local_resources(RuntimeConfig(workers=3, groups=2))
     with pytest.raises(ConfigError, match="needs 8 CPUs.*has 4; lower runtime.groups or runtime.cpus_per_worker"):
@@ -177,7 +241,7 @@ def test_groups_that_do_not_fit_are_refused_with_a_number_that_is_allowed(monkey
 def test_gpus_that_this_machine_lacks_are_refused(
     have: int, asked: int, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(cluster, "count_usable_cpus", lambda: 8)
     monkeypatch.setattr(cluster, "count_local_gpus", lambda: have)
     runtime = RuntimeConfig(workers=asked, gpus_per_worker=1)
     if not expected:

@@ -5,27 +5,43 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from eav_ray.training.run_spec import Position
-from tests.helpers.clusters import PATIENCE_S, Job, find_furthest, find_workers, read_finished, wait_for_checkpoint
+from tests.helpers.clusters import (
+    PATIENCE_S,
+    Job,
+    end_process,
+    find_furthest,
+    find_workers,
+    read_finished,
+    wait_for_checkpoint,
+)
 from tests.helpers.paths import REPOSITORY
 
 pytestmark = pytest.mark.ray
 
 
+@contextmanager
+def open_training(words: list[str], place: Path, **options: Any) -> Iterator["subprocess.Popen[str]"]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPOSITORY / "jobs" / "train.py"), *words]
+    process = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True, **options)
+    try:
+        yield process
+    finally:
+        end_process(process)
+
+
 @pytest.fixture
 def started(long_training: list[str], place: Path) -> Iterator["subprocess.Popen[str]"]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(REPOSITORY / "jobs" / "train.py"), *long_training, "store.results=stopped"]
-    process = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
-    yield process
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    with open_training([*long_training, "store.results=stopped"], place) as process:
+        yield process
 
 
 def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
@@ -47,3 +63,15 @@ def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
     assert whole.weights.keys() == stopped.weights.keys()
     for name, tensor in whole.weights.items():
         assert torch.equal(tensor, stopped.weights[name]), name
+
+
+def test_a_training_whose_terminal_is_closed_saves_first(long_training: list[str], place: Path) -> None:
+    """The terminal sends SIGHUP to all processes of the job, Ray's too."""
+    words = [*long_training, "store.results=hung_up"]
+    with open_training(words, place, start_new_session=True) as process:
+        first = wait_for_checkpoint(place / "hung_up", Position(0, 0), process)
+        os.killpg(process.pid, signal.SIGHUP)
+        _, reported = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 130 and "Traceback" not in reported, reported
+    assert "stopped: 0 of 1 trainings are finished; the same command continues" in reported.splitlines()[-1]
+    assert first <= find_furthest(place / "hung_up") < Position(40, 0)

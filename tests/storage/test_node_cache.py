@@ -1,10 +1,14 @@
 """A node fetches each shard once, whatever its processes do at the same time (R33)."""
 
 import contextlib
+import errno
+import fcntl
 import multiprocessing as mp
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +127,36 @@ def test_two_data_sets_that_fit_one_at_a_time_are_both_read(tmp_path: Path) -> N
         pass
     assert [process.exitcode for process in started] == [0, 0]
     assert measure(tmp_path / "cache") <= cache_gb * GIB
+
+
+def test_a_disk_without_locks_has_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease guards it then: an entry is made once, and what is half made by another is left alone."""
+
+    def fail(number: int) -> Callable[..., None]:
+        def raise_error(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return raise_error
+
+    monkeypatch.setattr(fcntl, "flock", fail(errno.ENOSYS))
+    made: list[str] = []
+    may_end = threading.Event()
+
+    def make(path: Path) -> None:
+        made.append(path.name)
+        assert may_end.wait(60)
+        path.write_text("a")
+
+    def open_entry() -> str:
+        return NodeCache(tmp_path / "cache", 1.0).open("a.arrow", make, Path.read_text)
+
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(open_entry) for _ in range(2)]
+        while not made:
+            assert not any(future.done() for future in opened)
+        may_end.set()
+        assert [future.result(60) for future in opened] == ["a", "a"]
+    assert len(made) == 1 and not list((tmp_path / "cache").rglob("*.partial"))
+    monkeypatch.setattr(fcntl, "flock", fail(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        NodeCache(tmp_path / "cache", 1.0).open("c.arrow", make, Path.read_text)

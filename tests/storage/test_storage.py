@@ -289,6 +289,26 @@ def test_a_disk_without_locks_has_leases(store: Store, links: bool, monkeypatch:
     assert store.read("best.json") == b"3" and not list(Path(store.root).glob("*.partial"))
 
 
+def test_a_disk_that_does_not_answer_is_not_said_to_be_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is told that another process holds the lock would wait for ever."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(DataError, match="cannot write .*/lock: Input/output error"), store.lock("lock", timeout_s=60):
+        pass
+
+
+def test_a_root_that_cannot_be_a_folder_is_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, reason in (("file", "File exists"), ("file/below", "Not a directory")):
+        with pytest.raises(DataError, match=f"cannot use {tmp_path}/{name}.*: {reason}"):
+            Store(tmp_path / name).probe()
+    Store(tmp_path / "new" / "store").probe()
+    assert (tmp_path / "new" / "store").is_dir()
+
+
 def test_a_replacement_that_was_cut_off_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = LocalBackend(str(tmp_path))
     version = backend.create("lock", b"1")

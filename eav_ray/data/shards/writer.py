@@ -42,9 +42,12 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        if error[0] is None and self._pending:
-            self._flush()
-        self._stack.__exit__(*error)
-        if error[0] is None and self._stream is not None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        with ExitStack() as stack:
+            stack.push(self._stack)  # which also explains an error of the last windows, and leaves no part of a file
+            if error is not None:
+                raise error
+            if self._pending:
+                self._flush()
+        if self._stream is not None:
             self.name, self.sha256 = self._target_name, self._stream.sha256

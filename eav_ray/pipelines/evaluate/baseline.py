@@ -1,14 +1,12 @@
 """Baselines over all folds of a protocol: fitted, predicted, stored and shown. One machine, no Ray, no GPU."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 from tqdm import tqdm
 
 from eav_ray.config import Experiment, build_experiment, digest, order_modalities, to_dict
@@ -23,6 +21,7 @@ from eav_ray.data.splits import (
     make_inner_splits,
     make_split,
 )
+from eav_ray.distributed.machine_limits import count_usable_cpus, measure_free_memory
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.baselines.classifiers import KINDS, require_kinds
 from eav_ray.evaluation.baselines.folds import (
@@ -150,9 +149,8 @@ def _count_processes(data: BaselineData, n_folds: int) -> int:
     """How many folds are predicted at a time: each process has a copy of all inputs, and one of those of a fold."""
     if len(data.label) * n_folds < MIN_PARALLEL_WINDOWS:
         return 1
-    n_cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
-    n_fitting = psutil.virtual_memory().available // (4 * data.n_bytes + PROCESS_BYTES)
-    return max(1, min(n_folds, n_cores, n_fitting))
+    n_fitting = int(measure_free_memory() // (4 * data.n_bytes + PROCESS_BYTES))
+    return max(1, min(n_folds, count_usable_cpus(), n_fitting))
 
 
 def _encode_result(e: Experiment, result: BaselineResult) -> dict[str, bytes]:

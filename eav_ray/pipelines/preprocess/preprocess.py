@@ -71,6 +71,7 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
         planned = plan_chunks(experiment, listing, contents, channels)
         todo = [c for c in planned if not is_chunk_done(store, c)]
         if todo:
+            store.probe()
             maker = ChunkMaker(experiment.data, experiment.preprocessing, store, channels, listing.recordings)
             _make_chunks(experiment, maker, todo)
         records = [store.read_json(f"records/{c.name}.json") for c in planned]

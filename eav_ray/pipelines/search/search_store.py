@@ -15,9 +15,10 @@ from eav_ray.storage import Store, list_package_versions
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import SELECTION_METRIC, Run
 from eav_ray.tuning.best import write_best_record
-from eav_ray.tuning.study import Candidate, StudyClient
+from eav_ray.tuning.study import Candidate, StoreIdentity, StudyClient
 
 VERSIONS_FORMAT = 1  # of `versions.json`
+OWNER_FORMAT = 1  # of `owner.json`, which tells this folder from that of any other results store
 
 Row = dict[str, Any]  # what is known of a candidate on one fold
 
@@ -100,7 +101,13 @@ class SearchStore:
 
     def open_study(self, search: SearchConfig) -> StudyClient:
         """Open the study, in the database that the experiment names, or in its journal."""
-        return StudyClient(search, self.study_name, search.storage or self._prepare_journal())
+        if not search.storage:
+            return StudyClient(search, self.study_name, self._prepare_journal())
+        name = f"{self.folder}/owner.json"
+        if not self.results.exists(name):
+            self.results.write_json(name, {"format": OWNER_FORMAT, "id": secrets.token_hex(8)})
+        owner = StoreIdentity(self.results.read_json(name)["id"], str(self.results))
+        return StudyClient(search, self.study_name, search.storage, owner)
 
     @property
     def _journal_path(self) -> Path:

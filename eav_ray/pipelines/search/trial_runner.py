@@ -55,15 +55,15 @@ def run_candidates(plan: SearchPlan, data: Dataset, study: StudyClient) -> None:
         TrainingInterrupted: The job was told to end.
     """
     e, store = plan.experiment, plan.store
-    left = study.n_candidates - len(study.completed())
-    if left <= 0:
-        return
     rows = store.read_completed_rows(study)
     if missing := set(study.completed()) - {row["candidate"] for row in rows}:
         raise DataError(
             f"the study {study.name} has {len(missing)} candidates of which {store.results}/{store.candidates_file} "
             "knows nothing: they were searched with another store.results; use that one, or another search.storage"
         )
+    left = study.n_candidates - len(study.completed())
+    if left <= 0:
+        return
     tuner = CandidateTuner(cluster.find_scratch_folder(e.store), min(count_concurrent_trials(e), left), left)
     search = _search_fusions if e.search.mode == "fusion" else _search_trainings
     with open_progress_bar("search", study.n_candidates, "candidates") as bar:
@@ -237,7 +237,7 @@ def _open_stop_signal(searcher: CandidateSearcher, study: StudyClient, bar: Prog
             note=(f" best {best[1]:.3f}" if best else "") + (notes[-1] if notes else " "),
         )
 
-    with on_signals(stop, signal.SIGTERM), poll_in_background(show_progress):
+    with on_signals(stop, signal.SIGTERM, signal.SIGHUP), poll_in_background(show_progress):
         try:
             yield stop_signal
         finally:

@@ -1,5 +1,7 @@
 """What preprocessing writes is what training reads, bit for bit, in any order; a damaged shard is named."""
 
+import errno
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +21,7 @@ from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.shards.writer import ShardWriter
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.storage import Store, sha256
+from eav_ray.storage import HashingWriter, Store, sha256
 from tests.helpers.shards import CHANNELS, MODALITIES, PROFILE, SCHEMA, Shards, make_rows
 
 ARRAYS = {"audio": (16000,), "eeg": (CHANNELS, 50), "video": (2, 4, 4, 3)}
@@ -60,6 +62,29 @@ def test_a_window_of_another_shape_is_refused() -> None:
         row["eeg"] = row["eeg"][:, :-1]
     with pytest.raises(DataError, match="eeg has shape"):
         build_window_table(made, SCHEMA)
+
+
+@pytest.mark.parametrize("n_rows", [3, 70])  # written when the shard ends, and before
+def test_a_disk_that_is_full_is_named_and_keeps_no_part(
+    n_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(HashingWriter, "write", fail)
+    store = Store(tmp_path)
+    shard = ShardWriter(store, "shards/one.parquet", SCHEMA)
+    expected = f"cannot write {tmp_path}/shards/one.parquet: No space left on device; nothing was changed"
+    with pytest.raises(DataError, match=expected), shard:
+        shard.add(make_rows(n_rows, 0))
+    assert shard.name == "" and os.listdir(tmp_path / "shards") == []
+
+
+def test_an_error_of_who_makes_windows_is_passed_on(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="its own"), ShardWriter(Store(tmp_path), "one.parquet", SCHEMA) as shard:
+        shard.add(make_rows(70, 0))
+        raise KeyError("its own")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4, 8, 100, -100, -8, -4, -1])
