@@ -93,7 +93,7 @@ def delete_unit(store: Store, unit: str) -> None:
 
 
 def _name_unit(name: str) -> str:
-    parts = PurePosixPath(name).parts
+    parts = name.split("/")
     if parts[0] in WHOLE and len(parts) > 2:
         return "/".join(parts[:2])
     if parts[0] in (*WHOLE, *SINGLE) or len(parts) == 1:
