@@ -136,7 +136,8 @@ def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: 
 def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) -> None:
     ours = draw_predictions(subjects=1).assign(subject="subject4")
     shards: Any = SimpleNamespace(read_json=lambda name: {"is_real": True})
-    data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": set()}), digest="", shards=shards)
+    windows = SimpleNamespace(ids={"id": set()})
+    data: Any = SimpleNamespace(windows=windows, digest="", shards=shards, index_file="index.json")
     for protocol, other in (("paper, fold 3 alone", False), ("loso, fold 3 alone", True)):
         found = compare_protocols(Experiment(), Store(tmp_path), data, protocol, ours, MODALITIES, [])["reference"]
         assert ("another protocol" in found["note"]) is other
