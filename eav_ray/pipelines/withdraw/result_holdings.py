@@ -83,7 +83,11 @@ def list_locks(store: Store) -> list[str]:
 
 
 def delete_unit(store: Store, unit: str) -> None:
-    """Delete a folder or a file, beside whoever writes it."""
+    """Delete a folder or a file.
+
+    Raises:
+        DataError: A job holds the lock of the folder.
+    """
     is_folder = bool(store.list_files(unit)) and unit not in store.list_files(unit)
     if not is_folder:
         store.delete(unit)
