@@ -192,6 +192,7 @@ def test_equal_signals_under_two_names_are_found_where_the_split_parts_them(tmp_
     assert failed(make_honest_checkpoint(twins), twins) == TWINS_OF_EEG
     detail = audit_checkpoint(make_honest_checkpoint(twins), contents(twins)).first_failure
     assert "1 equal signals of eeg" in detail and "p0/000 window 0" in detail and "p1/000 window 0" in detail
+    assert "; drop one recording of each pair from the data set and preprocess again (`eav check --deep`" in detail
     inside = store_windows(tmp_path / "same", twin=(0, 1))  # on one side: a duplicate, and no leak
     assert failed(make_honest_checkpoint(inside), inside) == []
 

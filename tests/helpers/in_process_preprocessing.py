@@ -13,7 +13,7 @@ from eav_ray.data.recordings import Recording
 from eav_ray.distributed import cluster
 from eav_ray.pipelines.preprocess import preprocess as pipeline
 from eav_ray.pipelines.preprocess.chunks import Chunk
-from eav_ray.pipelines.preprocess.eeg_stage import prepare_subject
+from eav_ray.pipelines.preprocess.eeg_stage import depends_on_subject, prepare_subject
 from eav_ray.pipelines.preprocess.preprocess import ChunkMaker
 
 MadeChunks = list[str]  # names
@@ -46,7 +46,7 @@ def prepare_unit(maker: ChunkMaker, chunks: list[Chunk], number: int) -> dict[st
         recording_units=[c.recordings for c in chunks],
         data=maker.data,
         preprocessing=maker.preprocessing,
-        subject_recordings={subject: own} if maker.preprocessing.eeg.align != "none" else {},
+        subject_recordings={subject: own} if depends_on_subject(maker.preprocessing.eeg) else {},
         channels=maker.channels,
     )
     return {"unit": number, "eeg": prepared["eeg"][0], "eeg_facts": prepared["eeg_facts"][0]}

@@ -320,6 +320,7 @@ def test_what_a_killed_job_left_half_written_goes_too(e: Experiment) -> None:
     assert not list(find_traces(list_files(e.store.shards), GONE))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_stores_in_a_bucket(e: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "TTL_S", 3.0)

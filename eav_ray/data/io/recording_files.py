@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import numpy as np
 import scipy.io
 
 from eav_ray.data.io.mat5 import check_mat5, is_mat5
-from eav_ray.data.io.matlab import MATLAB_READ_ERRORS
+from eav_ray.data.io.matlab import MATLAB_READ_ERRORS, has_sound_chunks
 
 MAX_HEADER_BYTES = 2**20  # of a header in text
 MAX_SET_BYTES = 2**26  # of an EEGLAB file whose samples lie in another
@@ -105,12 +106,8 @@ def _read_eeglab_data_name(path: str) -> str:
     if h5py.is_hdf5(path):
         with h5py.File(path, "r") as file:
             for place in ("EEG/data", "data"):
-                found = file.get(place, getlink=True)
-                array = file[place] if isinstance(found, h5py.HardLink) else None
-                # The type comes first: h5py may take opaque values for addresses (`eeg._check_hdf5`).
-                is_text = isinstance(array, h5py.Dataset) and array.dtype == "uint16" and array.size <= MAX_NAME_BYTES
-                if is_text and array.external is None and not array.is_virtual:
-                    return "".join(map(chr, array[()].ravel().tolist()))
+                if isinstance(file.get(place, getlink=True), h5py.HardLink) and _is_text(file[place]):
+                    return "".join(map(chr, np.asarray(file[place]).ravel().tolist()))
         return ""
     if not is_mat5(Path(path)) or os.path.getsize(path) > MAX_SET_BYTES:
         return ""
@@ -119,6 +116,21 @@ def _read_eeglab_data_name(path: str) -> str:
     tree = scipy.io.loadmat(path, variable_names=names, squeeze_me=True, struct_as_record=False)
     data = getattr(tree.get("EEG"), "data", tree.get("data"))
     return str(data) if isinstance(data, str) else ""
+
+
+def _is_text(found: object) -> bool:
+    """Tell whether something in an HDF5 file is a short text of MATLAB's, stored in this file.
+
+    The type comes first: h5py may take opaque values for addresses (`eeg._check_hdf5`).
+    """
+    return (
+        isinstance(found, h5py.Dataset)
+        and found.dtype == "uint16"
+        and 0 < (found.size or 0) <= MAX_NAME_BYTES
+        and found.external is None
+        and not found.is_virtual
+        and has_sound_chunks(found)
+    )
 
 
 def _find_next_fif(path: str) -> Iterator[str]:

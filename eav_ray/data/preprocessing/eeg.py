@@ -27,8 +27,8 @@ def prepare_eeg(
     `clean` sees one recording at a time; `official` filters all that the person recorded as one signal.
 
     Args:
-        all_recordings: All recordings of the person, to which `preprocessing.eeg.align` brings each; without it, those
-            given.
+        all_recordings: All recordings of the person, to which `preprocessing.eeg.align` brings each, and which
+            `official` filters; without it, those given.
         channels: Names of the channels that are wanted, in order, found by position before anything is filtered, so
             that an extra electrode takes no part in the average reference; all as they stand, where none are named.
     """
@@ -38,7 +38,7 @@ def prepare_eeg(
         wanted = tuple(channels) or tuple(map(canonicalize_channel_name, preprocessing.channels))
         reader = TransformedReader(reader, lambda raw, r: match_raw_channels(raw, wanted, r.eeg or r.id))
     if preprocessing.align == "none":
-        yield from _filter_recordings(reader, recordings, preprocessing)
+        yield from _filter_recordings(reader, recordings, preprocessing, all_recordings)
         return
     recordings_by_id = {r.id: r for r in (*all_recordings, *recordings) if r.eeg is not None}
     results = {r.id: result for r, result in _filter_recordings(reader, list(recordings_by_id.values()), preprocessing)}
@@ -89,10 +89,14 @@ def compare_mains(raw: RawEEG, preprocessing: EEGPreprocessing) -> RawEEG:
 
 
 def _filter_recordings(
-    reader: DatasetReader, recordings: Sequence[Recording], preprocessing: EEGPreprocessing
+    reader: DatasetReader,
+    recordings: Sequence[Recording],
+    preprocessing: EEGPreprocessing,
+    all_recordings: Sequence[Recording] = (),
 ) -> Iterator[tuple[Recording, PreparedEEG | DataError]]:
     if preprocessing.kind == "official":
-        yield from _filter_session(reader, recordings, preprocessing)
+        session = {r.id: r for r in (*all_recordings, *recordings) if r.eeg is not None}
+        yield from _filter_session(reader, recordings, preprocessing, list(session.values()))
         return
     for recording in recordings:
         try:
@@ -102,12 +106,15 @@ def _filter_recordings(
 
 
 def _filter_session(
-    reader: DatasetReader, recordings: Sequence[Recording], preprocessing: EEGPreprocessing
+    reader: DatasetReader,
+    recordings: Sequence[Recording],
+    preprocessing: EEGPreprocessing,
+    all_recordings: Sequence[Recording],
 ) -> Iterator[tuple[Recording, PreparedEEG | DataError]]:
     results: dict[str, PreparedEEG | DataError] = {}
     try:
         raws: dict[str, RawEEG] = {}
-        for recording in reader.session_recordings(recordings):
+        for recording in reader.session_recordings(all_recordings):
             try:
                 raws[recording.id] = reader.read_eeg(recording)
             except DataError as error:

@@ -16,6 +16,7 @@ from eav_ray.data.shards.content import (
     read_hashes,
     write_hashes,
 )
+from eav_ray.pipelines.preprocess.eeg_stage import depends_on_subject
 from eav_ray.storage import Store
 from eav_ray.tracking.progress import open_progress_bar
 
@@ -72,7 +73,7 @@ def plan_chunks(
         recordings = list(group)
         files = {r.id: _list_files(contents[r.id]) for r in recordings}
         subject_facts: list[Any] = []
-        if _depends_on_subject(experiment):
+        if "eeg" in experiment.data.modalities and depends_on_subject(experiment.preprocessing.eeg):
             subject_facts = [_collect_recording_facts(r, contents[r.id], ["eeg"]) for r in recordings]
             of_subject = tuple(file for r in recordings for file in contents[r.id].get("eeg", ()))
             files = {one: tuple(dict.fromkeys((*own, *of_subject))) for one, own in files.items()}
@@ -88,12 +89,6 @@ def plan_chunks(
             name = f"{subject}-{part[0].recording}-{content}"
             planned.append(Chunk(name, part, {r.id: files[r.id] for r in part}))
     return planned
-
-
-def _depends_on_subject(experiment: Experiment) -> bool:
-    """Whether a recording's windows depend on all EEG of the person: alignment, and filtering as one signal."""
-    eeg = experiment.preprocessing.eeg
-    return "eeg" in experiment.data.modalities and (eeg.align != "none" or eeg.kind == "official")
 
 
 def _list_files(content: RecordingContent) -> tuple[FileContent, ...]:

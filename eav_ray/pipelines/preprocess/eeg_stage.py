@@ -14,7 +14,7 @@ import ray
 import ray.data
 import safetensors.numpy
 
-from eav_ray.config import DataConfig, Preprocessing
+from eav_ray.config import DataConfig, EEGPreprocessing, Preprocessing
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.recordings import Recording
@@ -40,7 +40,7 @@ def prepare_eeg_units(
 
     Args:
         all_recordings: All recordings of the people, where `recording_units` may lack some: `preprocessing.eeg.align`
-            looks at all.
+            looks at all, and `official` filters all as one signal.
         channels: Names of the EEG channels that are wanted, in order; all as they stand, where none are named.
     """
     if "eeg" not in data.modalities or all(r.eeg is None for unit in recording_units for r in unit):
@@ -55,7 +55,7 @@ def prepare_eeg_units(
     ]
     rows = [{"subject_index": i} for i in range(len(unit_indices_by_subject))]
     subject_recordings: dict[str, list[Recording]] = {}
-    if preprocessing.eeg.align != "none":
+    if depends_on_subject(preprocessing.eeg):
         for recording in all_recordings or [r for unit in recording_units for r in unit]:
             subject_recordings.setdefault(recording.subject, []).append(recording)
     work: Any = partial(
@@ -70,6 +70,11 @@ def prepare_eeg_units(
     # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
     subject_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
     return map_with_retries(subject_rows.map_batches, work, batch_size=1, num_cpus=1, memory=1)
+
+
+def depends_on_subject(eeg: EEGPreprocessing) -> bool:
+    """Tell whether a recording's EEG depends on all EEG of the person."""
+    return eeg.align != "none" or eeg.kind == "official"
 
 
 def prepare_subject(

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eav_ray.data.io.parquet import ARROW_READ_ERRORS
+from eav_ray.data.io.parquet import ARROW_READ_ERRORS, read_parquet_table
 from eav_ray.storage import Store
 
 TEXT_SUFFIXES = (".html", ".md", ".csv", ".txt", ".log")
@@ -70,15 +70,15 @@ def _list_texts(tree: Any, below_subjects: bool) -> Iterator[tuple[str, bool]]:
 
 def _holds_in_table(data: bytes, subject: str) -> bool:
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        names = [f.name for f in file.schema_arrow if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-        for batch in file.iter_batches(columns=names):
-            for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                # A table of numbers as text names a subject in its own column alone.
-                is_named = name == "subject" or not subject.isdecimal()
-                for text in column.unique().to_pylist():
-                    if text is not None and is_of_subject(text, subject) and (is_named or "/" in text):
-                        return True
+        schema = pq.read_schema(pa.BufferReader(data))
+        names = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+        table = read_parquet_table(pa.BufferReader(data), names)
+        for name in names:
+            # A table of numbers as text names a subject in its own column alone.
+            is_named = name == "subject" or not subject.isdecimal()
+            for text in table.column(name).unique().to_pylist():
+                if text is not None and is_of_subject(text, subject) and (is_named or "/" in text):
+                    return True
     except ARROW_READ_ERRORS:
         return _holds_in_text(data, subject)
     return False

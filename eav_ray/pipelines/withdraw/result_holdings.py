@@ -83,7 +83,11 @@ def list_locks(store: Store) -> list[str]:
 
 
 def delete_unit(store: Store, unit: str) -> None:
-    """Delete a folder or a file, beside whoever writes it."""
+    """Delete a folder or a file.
+
+    Raises:
+        DataError: A job holds the lock of the folder.
+    """
     is_folder = bool(store.list_files(unit)) and unit not in store.list_files(unit)
     if not is_folder:
         store.delete(unit)
@@ -93,7 +97,7 @@ def delete_unit(store: Store, unit: str) -> None:
 
 
 def _name_unit(name: str) -> str:
-    parts = PurePosixPath(name).parts
+    parts = name.split("/")
     if parts[0] in WHOLE and len(parts) > 2:
         return "/".join(parts[:2])
     if parts[0] in (*WHOLE, *SINGLE) or len(parts) == 1:

@@ -60,10 +60,10 @@ def find_shard_holdings(store: Store, data: DataConfig, subject: str) -> ShardHo
     for folder, tree in indexes.items():
         if _get_root(tree) in found.roots:
             found.subjects |= {str(shard.get("subject", "")) for shard in tree.get("shards", [])}
-            beside = [n for n in names if str(PurePosixPath(n).parent) == folder]
-            if any(holds_subject(store, n, subject) for n in beside if n.endswith(".json")):
+            own_files = [n for n in names if str(PurePosixPath(n).parent) == folder]
+            if any(holds_subject(store, n, subject) for n in own_files if n.endswith(".json")):
                 found.indexes.append(folder)
-                found.files += [n for n in beside if n.endswith(".html")]
+                found.files += [n for n in own_files if n.endswith(".html")]
         else:
             protected |= shards[folder]
             found.other_roots |= {_get_root(tree)} if shards[folder] else set()

@@ -35,7 +35,8 @@ def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
     leaking = validate_on_test(make_honest_checkpoint(windows))
     opened = save_checkpoint(Store(tmp_path / "results"), leaking)
     fold = EvaluatedCheckpoint(1, opened, leaking.split.test, draw_predictions())
-    data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=Store(tmp_path / "shards"))
+    shards = Store(tmp_path / "shards")
+    data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=shards, index_file="index.json")
     here = override(Experiment(), {"store.results": str(tmp_path / "results")})
     with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, recomputed"):
         write_results_page(here, data, [fold], PageInfo("t", "a", "b", "loso"), str(tmp_path / "page"))
@@ -56,7 +57,7 @@ def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
 def test_only_recorded_eav_is_held_against_the_published_rows(
     data: dict[str, Any], index: dict[str, Any], real: bool
 ) -> None:
-    opened: Any = SimpleNamespace(shards=SimpleNamespace(read_json=lambda name: index))
+    opened: Any = SimpleNamespace(shards=SimpleNamespace(read_json=lambda name: index), index_file="index.json")
     assert is_recorded_eav(override(Experiment(), data), opened) is real
 
 
@@ -135,7 +136,8 @@ def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: 
 def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) -> None:
     ours = draw_predictions(subjects=1).assign(subject="subject4")
     shards: Any = SimpleNamespace(read_json=lambda name: {"is_real": True})
-    data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": set()}), digest="", shards=shards)
+    windows = SimpleNamespace(ids={"id": set()})
+    data: Any = SimpleNamespace(windows=windows, digest="", shards=shards, index_file="index.json")
     for protocol, other in (("paper, fold 3 alone", False), ("loso, fold 3 alone", True)):
         found = compare_protocols(Experiment(), Store(tmp_path), data, protocol, ours, MODALITIES, [])["reference"]
         assert ("another protocol" in found["note"]) is other

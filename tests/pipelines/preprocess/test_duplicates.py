@@ -171,3 +171,10 @@ def test_preprocessing_says_it_in_one_line(
     assert said.count("share a file or its bytes") == 1
     e = experiment(tmp_path, [rows[0], rows[2]])
     assert summarize_duplicates(preprocess(e).duplicates) == ""
+
+
+def test_one_published_pair_is_named_and_no_other_clip(real: Path) -> None:
+    """Actor 07 of RAVDESS has one recording under two names; repetitions of a sentence are no copies."""
+    keys = {"data.dataset": "ravdess", "data.root": str(real / "ravdess"), "data.modalities": ["audio"]}
+    (note,) = list_notes(override(Experiment(), keys))
+    assert "files of equal bytes" in note and note.count("07/") == 2

@@ -13,9 +13,12 @@ import scipy.io
 import soundfile
 
 from eav_ray.config import Experiment, override
+from eav_ray.data.datasets import registry
+from eav_ray.data.recordings import Recording
 from eav_ray.data.shards import content
 from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.errors import DataError
+from eav_ray.pipelines.preprocess.eeg_stage import prepare_subject
 from eav_ray.pipelines.preprocess.preprocess import PreprocessingResult, preprocess
 from eav_ray.storage import Store
 from tests.helpers.in_process_preprocessing import MadeChunks, change_once_read, run_in_process
@@ -286,3 +289,48 @@ def test_two_jobs_on_one_data_set_are_told_apart(tmp_path: Path, made: MadeChunk
     name = str(lock.relative_to(e.store.shards))
     with Store(e.store.shards).lock(name), pytest.raises(DataError, match=r"is held by process .*; wait for it"):
         preprocess(e)
+
+
+@pytest.mark.parametrize("change", [{"preprocessing.eeg.kind": "official"}, {"preprocessing.eeg.align": "euclidean"}])
+def test_a_job_that_goes_on_makes_what_the_whole_job_made(
+    tmp_path: Path, made: MadeChunks, change: dict[str, Any]
+) -> None:
+    """Where a recording depends on all of the person, also on those that are finished."""
+    for name, seed in (("a", 0), ("b", 1), ("c", 2)):
+        write_brainvision(tmp_path, name, make_signal(seed, 1 + seed))
+    rows = ["p1,r1,calm,a.vhdr", "p1,r2,angry,b.vhdr", "p1,r3,calm,c.vhdr"]
+    access = {"split.access": "unlabelled_block"}  # more than one recording of a person is looked at
+    e = experiment(tmp_path, write_table(tmp_path, rows), **change, **access)
+    whole = describe(preprocess(e))
+    (record,) = Path(e.store.shards).rglob("records/p1-r2-*.json")
+    record.unlink()
+    made.clear()
+    assert describe(preprocess(e)) == whole and [name[:5] for name in made] == ["p1-r2"]
+    (tmp_path / "c.eeg").write_bytes(make_signal(9).T.astype("<f4").tobytes())
+    made.clear()
+    assert not describe(preprocess(e)) & whole and len(made) == 3
+
+
+def test_official_filters_all_of_the_person_whatever_is_left_to_do(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        write_brainvision(tmp_path, name, make_signal(seed, 1 + seed))
+    table = write_table(tmp_path, ["p1,r1,calm,a.vhdr", "p1,r2,angry,b.vhdr"])
+    changes = {"preprocessing.eeg.kind": "official", "split.access": "unlabelled_block"}
+    e = experiment(tmp_path, table, **changes)
+    _, listing = registry.scan_dataset(e.data)
+
+    def prepare(units: list[int], known: tuple[Recording, ...]) -> bytes:
+        found = prepare_subject(
+            {"subject_index": np.array([0])},
+            unit_indices_by_subject=[units],
+            recording_units=[(r,) for r in listing.recordings],
+            data=e.data,
+            preprocessing=e.preprocessing,
+            subject_recordings={"p1": list(known)},
+            channels=tuple(NAMES),
+        )
+        return list(found)[-1]["eeg"][0]
+
+    whole = prepare([0, 1], listing.recordings)
+    assert prepare([1], listing.recordings) == whole  # the first was made by a job that was killed
+    assert prepare([1], ()) != whole
