@@ -32,10 +32,10 @@ def prepare_eeg(
         channels: Names of the channels that are wanted, in order, found by position before anything is filtered, so
             that an extra electrode takes no part in the average reference; all as they stand, where none are named.
     """
-    reader = TransformedReader(reader, lambda raw, _: compare_mains(raw, preprocessing))
     if channels:
         wanted = tuple(channels)
         reader = TransformedReader(reader, lambda raw, r: match_raw_channels(raw, wanted, r.eeg or r.id))
+    reader = TransformedReader(reader, lambda raw, _: compare_mains(raw, preprocessing))
     if preprocessing.align == "none":
         yield from _filter_recordings(reader, recordings, preprocessing)
         return
