@@ -34,7 +34,7 @@ INVISIBLE = "\ufeff\u200b\u2060"  # marks without width, which tables carry alon
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')  # the first line by which Excel is told of a separator
 WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-INDEX_NAME = re.compile(r"(?:Unnamed: \d+|__index_level_\d+__)?")  # of the column that pandas writes beside the others
+INDEX_NAME = re.compile(r"(?:Unnamed: [\d.]+|__index_level_\d+__)?")  # of the column that pandas writes beside the others
 WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 WHOLE_NUMBER_COMMA = re.compile(r"(-?(?:0|[1-9]\d*))[.,]0+")
 # What saves other formats than these begins with, and what it is.

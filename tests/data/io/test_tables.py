@@ -1,5 +1,6 @@
 """Tables are read as programs of laboratories write them, or refused with the cause; no row is lost without a word."""
 
+import csv
 import datetime
 import io
 import zipfile
@@ -130,6 +131,7 @@ def test_columns_of_row_numbers_and_without_a_name_are_left_out(tmp_path: Path) 
     for name in ("index.csv", "twice.csv", "index.parquet"):
         assert read_tabular_file(tmp_path / name, KNOWN).columns == EXPECTED, name
     assert read(tmp_path, "subject,recording,label,\n1,2,3,\n").columns["label"] == ["3"]
+    assert list(read(tmp_path, "Unnamed: 0.1,subject,recording,label\n0,1,2,3\n").columns) == list(HEADER)
 
 
 def test_names_are_written_in_one_way(tmp_path: Path) -> None:
@@ -190,3 +192,40 @@ def test_cells_that_are_no_text_are_refused(tmp_path: Path, cells: pa.Array) -> 
     parquet.write_table(pa.table({"subject": cells}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="list, where text|can't decode"):
         read_tabular_file(tmp_path / "a.parquet", KNOWN).read_names("subject")
+
+
+CELLS = ("", "a", "Jörg", "a,b", "a;b", "a\tb", 'say "x"', "two\nlines", "1.5", "#", "a|b", "'q'", "x  y", "\\", "=1+1")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_whatever_a_writer_quotes_comes_back(tmp_path: Path, separator: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        rows = [[f"s{i}", *rng.choice(CELLS, 4)] for i in range(rng.integers(1, 8))]
+        names = ["subject", "recording", "label", "note, long", "x"]
+        with (tmp_path / "a.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter=separator).writerows([names, *rows])
+        table = read_tabular_file(tmp_path / "a.csv", KNOWN)
+        assert table.columns == dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        assert table.problems == ()
+
+
+def test_damaged_tables_are_read_or_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame(dict(zip(HEADER, zip(*ROWS, strict=True), strict=True)))
+    frame.to_parquet(tmp_path / "a.parquet")
+    wholes = [join(",").encode(), join(";").encode("utf-16"), join("\t").encode("cp1252")]
+    wholes.append((tmp_path / "a.parquet").read_bytes())
+    rng, n_read = np.random.default_rng(0), 0
+    for whole in wholes:
+        for _ in range(150):
+            garbled = bytearray(whole[: rng.integers(1, len(whole) + 1)] if rng.random() < 0.3 else whole)
+            for place in rng.integers(0, len(garbled), rng.integers(1, 5)):
+                garbled[place] = rng.integers(256)
+            try:
+                table = read(tmp_path, bytes(garbled))
+            except DataError as error:
+                assert "mine.csv" in str(error) and "\n" not in str(error)
+                continue
+            n_read += 1
+            assert {len(cells) for cells in table.columns.values()} <= {len(table.numbers)}
+    assert 50 < n_read < 550
