@@ -69,7 +69,7 @@ def test_windows_1252_is_read_and_said_with_a_word_that_shows_it(tmp_path: Path)
         (b"Recordings of 2024\n\nsubject,recording,label\n1,2,3\n", "names of its columns are in line 3; delete"),
         (b'"subject" "recording" "label"\n"1" "a" "x"\n', "has spaces between its columns; save it with commas"),
         (b'subject,recording,label\n1,2,3\n"2,2,3\n3,2,3\n', "row 2 cannot be read .*a quote must be closed"),
-        (b'subject,recording,label\n"a"b,2,3\n', "row 1 cannot be read .*a quote must be closed"),
+        (b'"subject"x,recording,label\n1,2,3\n', "the names of columns cannot be read"),
         (b"subject,recording,subject\n1,2,3\n", "names a column twice: subject, recording, subject; rename one"),
         (b"subject,recording,label\n1,anna,1,calm\n2,anna,2,calm\n", "one cell more in each row than in its header"),
         (b"\xd0\xcf\x11\xe0 and so on", "an old Excel workbook; save it as CSV"),
@@ -121,6 +121,13 @@ def test_rows_count_as_users_count_them_and_none_is_lost_without_a_word(tmp_path
         "row 6 has 4 cells, the header 3",
         "row 8 begins with #, as comments do",
     ]
+
+
+def test_a_quote_out_of_place_costs_its_own_row(tmp_path: Path) -> None:
+    table = read(tmp_path, 'subject,recording,label\n1,a,x\n1,b,"calm" today\n1,c,5" disk\n1,d,y\n')
+    assert table.columns["label"] == ["x", '5" disk', "y"] and list(table.numbers) == [1, 3, 4]
+    ((number, reason),) = table.problems
+    assert number == 2 and reason.startswith("row 2 cannot be read (") and "a quote must be closed" in reason
 
 
 def test_columns_of_row_numbers_and_without_a_name_are_left_out(tmp_path: Path) -> None:
