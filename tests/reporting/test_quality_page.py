@@ -79,3 +79,9 @@ def test_what_files_say_is_shown_once_with_how_many_say_it() -> None:
     page = render_quality_page(report)
     assert "eeg: volts" in page and "turned &lt;by&gt; 90" in page and page.count("p1/000") == 1
     assert "files say" not in render_quality_page(QUALITY)
+
+
+def test_what_tables_of_the_data_set_say_is_of_all() -> None:
+    report = QualityReport(("calm",), [row("p1", 0, {})], (), remarks=("a.csv is read as Windows-1252",))
+    assert format_quality(report).splitlines()[-1].split()[-2:] == ["Windows-1252", "all"]
+    assert "a.csv is read as Windows-1252" in render_quality_page(report)

@@ -364,9 +364,10 @@ class ChosenChannels(NamedTuple):
 
 def _read_number(facts: dict[str, Any], name: str) -> float:
     """Read a number above 0 that a sidecar states; 0 where there is none."""
-    value = facts.get(name)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 < value < 1e9 else 0.0
+    value: Any = facts.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        return 0.0
+    return float(value)
 
 
 def _scale_unitless(path: Path, values_CT: np.ndarray, channels: list[Channel | None]) -> tuple[np.ndarray, list[str]]:

@@ -19,6 +19,7 @@ REQUIRED_COLUMNS = ("subject", "recording", "label")
 MEDIA_COLUMNS = ("eeg", "audio", "video")
 OPTIONAL_COLUMNS = (*MEDIA_COLUMNS, "task", "order")
 NAME_COLUMNS = ("subject", "recording")  # parts of file names and of recordings' ids
+LINE_BREAK = re.compile(r"[\r\n]")
 NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 
@@ -63,7 +64,8 @@ class RecordingsTable(DatasetReader):
                 "least one, or name given features under data.features"
             )
         self.rows = _list_rows(self.path, self.table)
-        self.classes: tuple[str, ...] = tuple(sorted({row.cells["label"] for row in self.rows if row.cells["label"]}))
+        labels = {row.cells["label"] for row in self.rows}
+        self.classes: tuple[str, ...] = tuple(sorted(x for x in labels if x and not LINE_BREAK.search(x)))
         if not self.classes:
             raise DataError(f"{self.path} has no row with a label; add at least one recording")
         self._channels: dict[tuple[str, ...], tuple[str, ...]] = {}  # by those that are wanted
@@ -99,8 +101,8 @@ class RecordingsTable(DatasetReader):
         """What in the rows may not be meant as it stands, a line each."""
         for column in ("subject", "label"):
             by_form: dict[str, list[str]] = {}
-            for name in dict.fromkeys(row.cells[column] for row in self.rows):
-                by_form.setdefault(name.casefold().lstrip("0"), []).append(name)
+            for name in filter(None, dict.fromkeys(row.cells[column] for row in self.rows)):
+                by_form.setdefault(name.casefold().lstrip("0") or "0", []).append(name)
             for alike in by_form.values():
                 if len(alike) > 1:
                     names = " and ".join(map(repr, alike))
@@ -225,6 +227,8 @@ def _find_row_problem(rows: Sequence[_Row]) -> str:
             f"{where}: {invalid} is {row[invalid]!r}; it names files, so it must not contain / or \\, nor be . or ..; "
             "rename it"
         )
+    if LINE_BREAK.search(row["label"]):
+        return f"{where}: label is {row['label']!r}, with a line break in it; close the quote before it, or take it out"
     if len(rows) > 1:
         numbers = ", ".join(str(r.number) for r in rows)
         return f"rows {numbers} name the same recording; keep one, or rename the others"

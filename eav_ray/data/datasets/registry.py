@@ -72,7 +72,8 @@ def scan_dataset(
     # Only listening is ever unwanted: other sets have tasks of their own, which data.tasks does not name.
     excluded_tasks = {LISTENING} - set(data.tasks)
     recordings = []
-    problems = [p for p in listing.problems if not data.subjects or p.subject in data.subjects]
+    # A row that cannot be read may be of anybody.
+    problems = [p for p in listing.problems if not data.subjects or p.subject in ("", *data.subjects)]
     for r in listing.recordings:
         if (data.subjects and r.subject not in data.subjects) or r.task in excluded_tasks:
             continue

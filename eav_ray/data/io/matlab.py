@@ -28,7 +28,7 @@ MATLAB_READ_ERRORS = (*DAMAGE_ERRORS, MatReadError, NameError, MemoryError, stru
 
 # What is no array of numbers, and which expression of MATLAB makes one of it.
 OTHER_KINDS = {
-    "cell": ("a cell array", "cell2mat({})"),
+    "cell": ("a cell array", "cell2mat({}) or cat(3, {}{:})"),
     "struct": ("a structure", "the field of it that holds the numbers, under the name {}"),
     "object": ("an object, such as a table, categorical or string", "double({}) or table2array({})"),
     "char": ("text", "the numbers that it stands for"),

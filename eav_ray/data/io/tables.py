@@ -11,14 +11,17 @@ import io
 import re
 import stat
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eav_ray.data.io import parquet
 from eav_ray.errors import DataError, describe_error
+
+if TYPE_CHECKING:
+    import _csv
 
 SEPARATORS = (",", ";", "\t", "|")
 # How pandas, R and spreadsheets write that a cell holds nothing, and spreadsheets that a formula failed.
@@ -34,7 +37,9 @@ INVISIBLE = "\ufeff\u200b\u2060"  # marks without width, which tables carry alon
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')  # the first line by which Excel is told of a separator
 WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-INDEX_NAME = re.compile(r"(?:Unnamed: \d+|__index_level_\d+__)?")  # of the column that pandas writes beside the others
+INDEX_NAME = re.compile(
+    r"(?:Unnamed: [\d.]+|__index_level_\d+__)?"
+)  # of the column that pandas writes beside the others
 WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 WHOLE_NUMBER_COMMA = re.compile(r"(-?(?:0|[1-9]\d*))[.,]0+")
 # What saves other formats than these begins with, and what it is.
@@ -235,46 +240,71 @@ def _parse_text(path: Path, text: str, known_columns: Collection[str], remarks: 
     lines = io.StringIO(text, newline="")
     separator = _find_header(path, lines, known_columns)
     # strict: an opened quote that nothing closes would swallow all rows below it.
-    records = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-    number = 0
-    try:
-        header = [_strip(name) for name in next(records, [])]
-        kept = _find_data_columns(path, header)
-        columns: dict[str, list[Any]] = {header[i]: [] for i in kept}
-        numbers: list[int] = []
-        problems: list[tuple[int, str]] = []
-        n_longer = n_rows = 0
-        for number, record in enumerate(records, 1):
-            cells = [_strip(cell) for cell in record]
-            if not any(cells) or (cells[0].startswith("#") and not any(cells[1:])):
-                continue
-            n_rows += 1
-            if len(cells) != len(header) and (len(cells) < len(header) or any(cells[len(header) :])):
-                n_longer += len(cells) == len(header) + 1
-                reason = (
-                    f"row {number} has {len(cells)} cells, the header {len(header)}; correct it (a cell that holds the "
-                    "separator wants quotes around it)"
-                )
-                problems.append((number, reason))
-                continue
-            if cells[0].startswith("#") and kept and kept[0] == 0:
-                reason = f"row {number} begins with #, as comments do; delete it, or rename {cells[0]}"
-                problems.append((number, reason))
-                continue
-            numbers.append(number)
-            for i in kept:
-                columns[header[i]].append(cells[i])
-    except csv.Error as error:
-        raise DataError(
-            f"{path}: row {number + 1} cannot be read ({error}); a quote must be closed, and one inside of quotes "
-            "written twice"
-        ) from None
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    records = _iterate_records(path, reader)
+    _, header = next(records, (0, []))
+    if isinstance(header, str):
+        raise DataError(f"{path}: the names of columns cannot be read ({header})")
+    kept = _find_data_columns(path, header)
+    columns: dict[str, list[Any]] = {header[i]: [] for i in kept}
+    numbers: list[int] = []
+    problems: list[tuple[int, str]] = []
+    n_longer = n_rows = 0
+    for number, cells in records:
+        if isinstance(cells, str):
+            problems.append((number, cells))
+            continue
+        if not any(cells) or (cells[0].startswith("#") and not any(cells[1:])):
+            continue
+        n_rows += 1
+        n_longer += len(cells) == len(header) + 1 and bool(cells[-1])
+        if reason := _find_shape_problem(number, cells, len(header)):
+            problems.append((number, reason))
+            continue
+        numbers.append(number)
+        for i in kept:
+            columns[header[i]].append(cells[i])
     if 1 < n_rows == n_longer:
         raise DataError(
             f"{path} has one cell more in each row than in its header; give the first column a name too, or write no "
             "names of rows (R)"
         )
     return Table(columns, numbers, tuple(problems), remarks, separator != ",")
+
+
+def _iterate_records(path: Path, reader: "_csv.Reader") -> Iterator[tuple[int, list[str] | str]]:
+    """Yields the number of each record, 0 for the header, and its cells, or why it cannot be read.
+
+    Raises:
+        DataError: A record that cannot be read goes over several lines, so that nobody knows what belongs to it.
+    """
+    number = -1
+    while True:
+        number, line = number + 1, reader.line_num
+        try:
+            yield number, [_strip(cell) for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reason = (
+                f"row {number} cannot be read ({error}); a quote must be closed, and one inside of quotes written twice"
+            )
+            if reader.line_num > line + 1:
+                raise DataError(f"{path} cannot be read beyond this: {reason}") from None
+            yield number, reason
+
+
+def _find_shape_problem(number: int, cells: Sequence[str], n_columns: int) -> str:
+    """Say why a row has not the cells of the header; empty where it has, or more that are empty."""
+    reason = ""
+    if len(cells) < n_columns or any(cells[n_columns:]):
+        reason = (
+            f"row {number} has {len(cells)} cells, the header {n_columns}; correct it (a cell that holds the separator "
+            "wants quotes around it)"
+        )
+    elif cells[0].startswith("#"):
+        reason = f"row {number} begins with #, as comments do; delete it, or rename {cells[0]}"
+    return reason
 
 
 def _find_header(path: Path, lines: io.StringIO, known_columns: Collection[str]) -> str:

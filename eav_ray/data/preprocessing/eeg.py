@@ -33,10 +33,10 @@ def prepare_eeg(
             that an extra electrode takes no part in the average reference; all as they stand, where none are named.
     """
     reader.wanted_channels = preprocessing.channels
-    reader = TransformedReader(reader, lambda raw, _: compare_mains(raw, preprocessing))
     if channels or preprocessing.channels:
         wanted = tuple(channels) or tuple(map(canonicalize_channel_name, preprocessing.channels))
         reader = TransformedReader(reader, lambda raw, r: match_raw_channels(raw, wanted, r.eeg or r.id))
+    reader = TransformedReader(reader, lambda raw, _: compare_mains(raw, preprocessing))
     if preprocessing.align == "none":
         yield from _filter_recordings(reader, recordings, preprocessing, all_recordings)
         return

@@ -188,7 +188,10 @@ def test_labels_are_read_in_every_form_in_which_they_are_clear(tmp_path: Path, f
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (np.array([[1, "x"]], object), r"label is a cell array; save cell2mat\(label\) instead"),
+        (
+            np.array([[1, "x"]], object),
+            r"label is a cell array; save cell2mat\(label\) or cat\(3, label\{:\}\) instead",
+        ),
         ("Neutral", "label is text; save the numbers that it stands for instead"),
         ({"label": 1}, "label is a structure; save the field of it"),
         (np.array([[1.0, 2, 3, 4, 5, 6]]), r"shape \(10, recordings\); it has \(1, 6\)"),

@@ -299,6 +299,23 @@ def test_what_may_be_meant_otherwise_is_remarked_on(media: Path) -> None:
     ]
 
 
+def test_a_label_that_swallowed_a_row_is_no_class(media: Path) -> None:
+    text = 'subject,recording,label,audio\n1,x,"calm,a.wav\n1,y,sad",b.wav\n1,z,0,a.wav\n1,w,,a.wav\n'
+    table, listing = scan_text(media, text)
+    assert table.classes == ("0",) and [r.recording for r in listing.recordings] == ["z"] and listing.remarks == ()
+    assert [p.reason.split(";")[0] for p in listing.problems] == [
+        r"row 1: label is 'calm,a.wav\n1,y,sad', with a line break in it",
+        "row 3 has no label",
+    ]
+
+
+def test_rows_of_nobody_are_shown_for_any_choice_of_people(media: Path) -> None:
+    path = write(media, "1,x,calm,a.wav,", "1,y", "2,x,glad,b.wav,")
+    data = DataConfig(dataset="recordings_table", root=path, modalities=("audio",), subjects=("1",))
+    _, listing = registry.scan_dataset(data)
+    assert [r.id for r in listing.recordings] == ["1/x"] and listing.problems[0].reason.startswith("row 2 has 2 cells")
+
+
 def test_remarks_are_shown_by_check(media: Path) -> None:
     path = write(media, "1,x,calm,a.wav,,7", header="subject,recording,label,audio,video,age")
     changes = {"data.dataset": "recordings_table", "data.root": path, "data.modalities": ["audio"]}

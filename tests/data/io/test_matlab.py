@@ -123,7 +123,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     "sparse and complex": (scipy.sparse.eye(3, format="csc") * 1j, r"array of complex numbers; save real\(seg\)"),
     "text": ("text", "seg is text; save the numbers that it stands for"),
     "structure": ({"a": 1}, "seg is a structure; save the field of it that holds the numbers, under the name seg"),
-    "cell": (np.array([1, "x"], object), r"seg is a cell array; save cell2mat\(seg\) instead"),
+    "cell": (np.array([1, "x"], object), r"seg is a cell array; save cell2mat\(seg\) or cat\(3, seg\{:\}\) instead"),
     "empty": (np.zeros((0, 30, 6)), "seg is empty; save it with its values"),
     "object": (
         scipy.io.matlab.MatlabObject(np.zeros((1, 1), [("a", "O")]), "ours"),

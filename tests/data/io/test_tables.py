@@ -1,5 +1,6 @@
 """Tables are read as programs of laboratories write them, or refused with the cause; no row is lost without a word."""
 
+import csv
 import datetime
 import io
 import zipfile
@@ -68,7 +69,7 @@ def test_windows_1252_is_read_and_said_with_a_word_that_shows_it(tmp_path: Path)
         (b"Recordings of 2024\n\nsubject,recording,label\n1,2,3\n", "names of its columns are in line 3; delete"),
         (b'"subject" "recording" "label"\n"1" "a" "x"\n', "has spaces between its columns; save it with commas"),
         (b'subject,recording,label\n1,2,3\n"2,2,3\n3,2,3\n', "row 2 cannot be read .*a quote must be closed"),
-        (b'subject,recording,label\n"a"b,2,3\n', "row 1 cannot be read .*a quote must be closed"),
+        (b'"subject"x,recording,label\n1,2,3\n', "the names of columns cannot be read"),
         (b"subject,recording,subject\n1,2,3\n", "names a column twice: subject, recording, subject; rename one"),
         (b"subject,recording,label\n1,anna,1,calm\n2,anna,2,calm\n", "one cell more in each row than in its header"),
         (b"\xd0\xcf\x11\xe0 and so on", "an old Excel workbook; save it as CSV"),
@@ -122,6 +123,13 @@ def test_rows_count_as_users_count_them_and_none_is_lost_without_a_word(tmp_path
     ]
 
 
+def test_a_quote_out_of_place_costs_its_own_row(tmp_path: Path) -> None:
+    table = read(tmp_path, 'subject,recording,label\n1,a,x\n1,b,"calm" today\n1,c,5" disk\n1,d,y\n')
+    assert table.columns["label"] == ["x", '5" disk', "y"] and list(table.numbers) == [1, 3, 4]
+    ((number, reason),) = table.problems
+    assert number == 2 and reason.startswith("row 2 cannot be read (") and "a quote must be closed" in reason
+
+
 def test_columns_of_row_numbers_and_without_a_name_are_left_out(tmp_path: Path) -> None:
     frame = pd.DataFrame(dict(zip(HEADER, zip(*ROWS, strict=True), strict=True)))
     frame.to_csv(tmp_path / "index.csv")
@@ -130,6 +138,7 @@ def test_columns_of_row_numbers_and_without_a_name_are_left_out(tmp_path: Path) 
     for name in ("index.csv", "twice.csv", "index.parquet"):
         assert read_tabular_file(tmp_path / name, KNOWN).columns == EXPECTED, name
     assert read(tmp_path, "subject,recording,label,\n1,2,3,\n").columns["label"] == ["3"]
+    assert list(read(tmp_path, "Unnamed: 0.1,subject,recording,label\n0,1,2,3\n").columns) == list(HEADER)
 
 
 def test_names_are_written_in_one_way(tmp_path: Path) -> None:
@@ -190,3 +199,40 @@ def test_cells_that_are_no_text_are_refused(tmp_path: Path, cells: pa.Array) -> 
     parquet.write_table(pa.table({"subject": cells}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="list, where text|can't decode"):
         read_tabular_file(tmp_path / "a.parquet", KNOWN).read_names("subject")
+
+
+CELLS = ("", "a", "Jörg", "a,b", "a;b", "a\tb", 'say "x"', "two\nlines", "1.5", "#", "a|b", "'q'", "x  y", "\\", "=1+1")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_whatever_a_writer_quotes_comes_back(tmp_path: Path, separator: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        rows = [[f"s{i}", *rng.choice(CELLS, 4)] for i in range(rng.integers(1, 8))]
+        names = ["subject", "recording", "label", "note, long", "x"]
+        with (tmp_path / "a.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter=separator).writerows([names, *rows])
+        table = read_tabular_file(tmp_path / "a.csv", KNOWN)
+        assert table.columns == dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        assert table.problems == ()
+
+
+def test_damaged_tables_are_read_or_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame(dict(zip(HEADER, zip(*ROWS, strict=True), strict=True)))
+    frame.to_parquet(tmp_path / "a.parquet")
+    wholes = [join(",").encode(), join(";").encode("utf-16"), join("\t").encode("cp1252")]
+    wholes.append((tmp_path / "a.parquet").read_bytes())
+    rng, n_read = np.random.default_rng(0), 0
+    for whole in wholes:
+        for _ in range(150):
+            garbled = bytearray(whole[: rng.integers(1, len(whole) + 1)] if rng.random() < 0.3 else whole)
+            for place in rng.integers(0, len(garbled), rng.integers(1, 5)):
+                garbled[place] = rng.integers(256)
+            try:
+                table = read(tmp_path, bytes(garbled))
+            except DataError as error:
+                assert "mine.csv" in str(error) and "\n" not in str(error)
+                continue
+            n_read += 1
+            assert {len(cells) for cells in table.columns.values()} <= {len(table.numbers)}
+    assert 50 < n_read < 550
