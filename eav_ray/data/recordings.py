@@ -182,9 +182,11 @@ class TransformedReader(DatasetReader):
 
     def __init__(self, reader: DatasetReader, transform: Callable[[RawEEG, Recording], RawEEG]) -> None:
         self._reader, self._transform = reader, transform
+        self.wanted_channels = reader.wanted_channels
 
     def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return self._reader.session_recordings(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
+        self._reader.wanted_channels = self.wanted_channels
         return self._transform(self._reader.read_eeg(recording), recording)
