@@ -203,6 +203,7 @@ class TransformedReader(DatasetReader):
 
     def __init__(self, reader: DatasetReader, transform: Callable[[RawEEG, Recording], RawEEG]) -> None:
         self._reader, self._transform = reader, transform
+        self.wanted_channels = reader.wanted_channels
 
     @property  # what is wanted is asked of the data set itself
     def wanted_channels(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -219,4 +220,5 @@ class TransformedReader(DatasetReader):
         return self._reader.list_companion_files(recording)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
+        self._reader.wanted_channels = self.wanted_channels
         return self._transform(self._reader.read_eeg(recording), recording)

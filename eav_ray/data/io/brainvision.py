@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**26
+SAMPLE_BYTES = {"INT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}
 
 
 def read_header_units(path: Path) -> list[tuple[str, str]]:
@@ -26,6 +27,19 @@ def read_marker_text(path: Path) -> str:
         if file.is_file():
             return _read_text(file)
     return ""
+
+
+def is_cut_off(path: Path, n_channels: int) -> bool:
+    """Tell whether the samples of a header (.vhdr) end within one, so that the file was not copied to its end."""
+    text = _read_text(path)
+    stated = {
+        key: match[1].strip()
+        for key in ("DataFile", "BinaryFormat")
+        if (match := re.search(rf"^{key}=(.*)$", text, re.MULTILINE | re.IGNORECASE))
+    }
+    width = SAMPLE_BYTES.get(stated.get("BinaryFormat", "").upper())
+    data = path.parent / stated.get("DataFile", "")
+    return width is not None and data.is_file() and data.stat().st_size % (width * n_channels) != 0
 
 
 def _read_section(path: Path, name: str) -> str:

@@ -3,7 +3,6 @@
 What is done to it then: `data/preprocessing/eeg_clean.py`, `data/preprocessing/eeg_official.py`.
 """
 
-import configparser
 import mmap
 import warnings
 from collections import Counter
@@ -27,12 +26,12 @@ from eav_ray.data.io.eeg_marks import (
 )
 from eav_ray.data.io.eeg_units import MICROVOLTS, is_no_voltage, is_usual_unit, parse_unit
 from eav_ray.data.io.mat5 import check_mat5, is_mat5
-from eav_ray.data.io.matlab import MATLAB_READ_ERRORS, has_sound_chunks
+from eav_ray.data.io.matlab import has_sound_chunks
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError, describe_error
 
-# What MNE's many readers raise on damaged files. MNE has no error class of its own for that.
-READ_ERRORS = (*MATLAB_READ_ERRORS, AssertionError, configparser.Error)
+# What MNE's many readers raise on damaged files: it has no error class of its own for that, and raises bare exceptions.
+READ_ERRORS = (Exception,)
 
 # Of files that `mne.io.read_raw` opens; of those in several parts the one that names the others.
 SIGNAL_SUFFIXES = (".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif", ".cnt")
@@ -122,6 +121,9 @@ class MNEFile(EEGFile):
         hz, suffix = float(self.raw.info["sfreq"]), self.path.suffix.lower() if self.path else ""
         units, scales, remarks = ["V"] * len(channels), [1.0] * len(channels), []
         if suffix in (".vhdr", ".ahdr"):
+            assert self.path is not None
+            if brainvision.is_cut_off(self.path, len(self.names)):
+                raise DataError(f"{self.path} breaks off within a sample; copy it again")
             units = [self.units.get(name, "uV") for name in channels]
             scales = [BRAINVISION_SCALES.get(unit.replace("\u00c2", ""), 1.0) for unit in units]
         elif suffix == ".set":  # by convention

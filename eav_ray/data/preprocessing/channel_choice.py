@@ -13,16 +13,25 @@ from eav_ray.data.preprocessing.electrodes import (
 )
 from eav_ray.errors import DataError
 
-# What laboratories and headsets record beside EEG: words that a name may hold, and words that a part of it may be.
-OTHER_SENSORS = re.compile(
-    r"eog|ecg|ekg|emg|gsr|ppg|bvp|resp|plet|status|trig|marker|stim|counter|interpolat|gyro|quality|batter|annotation|"
-    r"event|gaze|pupil|pulse|heart|snor|flow|thora|abdo|spo2|sao2|photo|timestamp|packet|emotion|valence|arousal|sensor",
+# What laboratories and headsets record beside EEG, by parts that a name may have and by whole words of it: first what
+# counts, marks or labels, then what senses something else.
+MARKER_PARTS = re.compile(
+    r"status|trig|marker|stim|counter|interpolat|annotation|event|timestamp|packet", re.IGNORECASE
+)
+MARKER_WORDS = re.compile(
+    r"(?:sti|mrk|target|label|class|time\w*|clock|sync\w*|sample\w*|index|key\w*|button\w*|digital\w*|din|code|condition|"
+    r"emotion|valence|arousal|rating)\d*",
     re.IGNORECASE,
 )
-OTHER_WORDS = re.compile(
-    r"(?:exg|ex|eda|erg|temp(?:erature)?|sti|mrk|acc\w*|mag[xyz]|cq|aux\w*|bip\w*|misc\w*|target|label|class|time\w*|clock|sync\w*|"
-    r"sample\w*|index|hr|chest|leg|legs|chin|diode|audio|sound|mic|key\w*|button\w*|eyes?|ref\w*|gnd|ground|dc|digital\w*|"
-    r"din|code|condition|photic|pr|osat|loc|roc|veo|heo|scr|skt|rating|vns|light|nasal|oral|body|position)(?:\d+|[xyzlr])?",
+SENSOR_PARTS = re.compile(
+    r"eog|ecg|ekg|emg|gsr|ppg|bvp|resp|plet|gyro|quality|batter|gaze|pupil|pulse|heart|snor|flow|thora|abdo|spo2|sao2|"
+    r"photo|sensor",
+    re.IGNORECASE,
+)
+SENSOR_WORDS = re.compile(
+    r"(?:exg|ex|eda|erg|temp(?:erature)?|acc\w*|mag[xyz]|cq|aux\w*|bip\w*|misc\w*|hr|chest|leg|legs|chin|diode|audio|sound|"
+    r"mic|eyes?|ref\w*|gnd|ground|dc|photic|pr|osat|loc|roc|veo|heo|scr|skt|vns|light|nasal|oral|body|position)"
+    r"(?:\d+|[xyzlr])?",
     re.IGNORECASE,
 )
 CHANNEL_PREFIX = re.compile(r"^(?:EEG|POL)[ _:-]+", re.IGNORECASE)
@@ -82,14 +91,25 @@ def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence
 
 def is_other_signal(name: str) -> bool:
     """Tell whether a name says that a channel is no EEG of the scalp: a reference, a marker, another sensor."""
-    # What a channel is referred to says nothing of what it is.
-    word = CHANNEL_NAME_AFFIXES.sub("", CHANNEL_PREFIX.sub("", name.strip()))
-    parts = [part for part in re.split(r"[\W_]+", word) if part]
+    word, parts = _split_name(name)
     return (
-        OTHER_SENSORS.search(word) is not None
-        or any(OTHER_WORDS.fullmatch(part) for part in parts)
+        is_marker(name)
+        or SENSOR_PARTS.search(word) is not None
+        or any(SENSOR_WORDS.fullmatch(part) for part in parts)
         or all(is_reference(part) for part in parts)
     )
+
+
+def is_marker(name: str) -> bool:
+    """Tell whether a name says that a channel counts or marks something, which may give the label away."""
+    word, parts = _split_name(name)
+    return MARKER_PARTS.search(word) is not None or any(MARKER_WORDS.fullmatch(part) for part in parts)
+
+
+def _split_name(name: str) -> tuple[str, list[str]]:
+    """A name without what it is referred to, which says nothing of what it is; and its words."""
+    word = CHANNEL_NAME_AFFIXES.sub("", CHANNEL_PREFIX.sub("", name.strip()))
+    return word, [part for part in re.split(r"[\W_]+", word) if part]
 
 
 def _is_numbered(name: str) -> bool:
@@ -120,13 +140,8 @@ def _select(
     names: Sequence[str], spelt: Sequence[str], is_eeg: Sequence[bool], wanted: Sequence[str], where: str
 ) -> ChannelChoice:
     taken: list[int] = []
-    # Whoever asks for an ear lobe or a mastoid may have it.
-    possible = [
-        i
-        for i in range(len(names))
-        if is_eeg[i]
-        and (spelt[i].startswith(BIOSEMI_PREFIX) or is_reference(spelt[i]) or not is_other_signal(names[i]))
-    ]
+    # Whoever asks for an ear lobe or for what a recorder calls EXG may have it.
+    possible = [i for i in range(len(names)) if is_eeg[i] and not is_marker(names[i])]
     for name in wanted:
         position = canonicalize_channel_name(name)
         found = [i for i in possible if names[i].strip() == name.strip()]

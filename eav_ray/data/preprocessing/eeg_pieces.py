@@ -56,7 +56,7 @@ def find_pieces(raw: RawEEG, min_s: float) -> Pieces:
     remarks: list[str] = []
     gone_T = np.zeros(n_times, dtype=bool)  # of which nothing can be used, and across which nothing may be filtered
     if not finite_CT.all():
-        lost_C = ~finite_CT.any(axis=1)
+        lost_C = np.asarray(~finite_CT.any(axis=1))
         if not lost_C.all():
             x_CT = x_CT.copy()
             gone_T, lost_C, remarks = _mend(x_CT, finite_CT, lost_C, hz)

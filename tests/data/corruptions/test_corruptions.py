@@ -15,7 +15,7 @@ from eav_ray.data.corruptions.base import CORRUPTION_KINDS, Corruption, compute_
 from eav_ray.data.corruptions.eeg import compute_blink_gains, compute_power, corrupt_dataset, corrupt_eeg
 from eav_ray.data.corruptions.video import VideoCorruption
 from eav_ray.data.io import audio, video
-from eav_ray.data.recordings import Listing, RawEEG, Recording
+from eav_ray.data.recordings import DatasetReader, Listing, RawEEG, Recording
 from eav_ray.errors import ConfigError, DataError
 
 HZ, SECONDS = 500, 4
@@ -177,10 +177,13 @@ def test_a_rate_that_cannot_hold_the_noise_is_refused() -> None:
         corrupt_eeg(replace(scalp(), hz=100.0), Corruption("eeg.mains", 0, 0), "p/1")
 
 
-class Source:
+class Source(DatasetReader):
     """A data set whose EEG is that of `scalp`."""
 
-    name, classes, modalities = "s", ("a",), ("eeg",)
+    classes, modalities = ("a",), ("eeg",)
+
+    def __init__(self) -> None:
+        """It lies nowhere."""
 
     def scan(self) -> Listing:
         return Listing((ME,))

@@ -1,8 +1,10 @@
 """What lies in a pause is missing and nothing moves; pieces are joined where the file says so; marks are taken."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import mne
 import numpy as np
 import pytest
@@ -182,3 +184,47 @@ def test_a_split_fif_is_read_to_its_end(tmp_path: Path) -> None:
     make_raw(long_CT, hz=500).save(tmp_path / "a_raw.fif", fmt="double", split_size="4MB", verbose="ERROR")
     assert len(list(tmp_path.iterdir())) > 1
     np.testing.assert_allclose(read_eeg_file(tmp_path / "a_raw.fif", NAMES).values_CT, long_CT, atol=1e-6)
+
+
+def write_set_in_hdf5(path: Path) -> None:
+    """What EEGLAB writes for large recordings (MATLAB v7.3), paused from second 10 to 40."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        references = file.create_group("#refs#")
+
+        def store(group: h5py.Group, name: str, value: Any, kind: str = "double") -> h5py.Reference:
+            dataset = group.create_dataset(name, data=value)
+            dataset.attrs["MATLAB_class"] = np.bytes_(kind)
+            return dataset.ref
+
+        def refer(values: Sequence[Any], kind: str) -> np.ndarray:
+            found = []
+            for value in values:
+                content = np.array([[ord(c)] for c in value], "u2") if kind == "char" else np.array([[float(value)]])
+                found.append(store(references, f"r{len(references)}", content, kind))
+            return np.array(found, dtype=h5py.ref_dtype).reshape(-1, 1)
+
+        eeg = file.create_group("EEG")
+        eeg.attrs["MATLAB_class"] = np.bytes_("struct")
+        for name, value in {"nbchan": 8, "trials": 1, "pnts": 2000, "srate": HZ, "xmin": 0, "xmax": 19.99}.items():
+            store(eeg, name, np.array([[float(value)]]))
+        store(eeg, "data", EEG_CT.T.astype("f4"), "single")
+        for name, columns in {
+            "chanlocs": {"labels": refer(NAMES, "char")},
+            "event": {
+                "type": refer(["boundary", "stim"], "char"),
+                "latency": refer([1000.5, 1200], "double"),
+                "duration": refer([3000, 0], "double"),
+            },
+        }.items():
+            group = eeg.create_group(name)
+            group.attrs["MATLAB_class"] = np.bytes_("struct")
+            for column, values in columns.items():
+                group.create_dataset(column, data=values)
+    content = bytearray(path.read_bytes())
+    content[:128] = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
+    path.write_bytes(content)
+
+
+def test_boundaries_of_a_large_set_file(tmp_path: Path) -> None:
+    write_set_in_hdf5(tmp_path / "a.set")
+    check_paused(read_eeg_file(tmp_path / "a.set", NAMES))

@@ -229,3 +229,12 @@ def test_records_that_are_counted_wrongly_are_used(tmp_path: Path, change: Any) 
     raw = read_eeg_file(path, NAMES)
     np.testing.assert_allclose(raw.values_CT, eeg_CT, atol=0.1)
     assert len(raw.remarks) == 1 and "those that are there are used" in raw.remarks[0]
+
+
+def test_samples_of_brainvision_that_end_within_one_were_not_copied_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.vhdr"
+    write_brainvision(path, make_eeg(SECONDS))
+    samples = path.with_suffix(".eeg").read_bytes()
+    path.with_suffix(".eeg").write_bytes(samples[:-6])
+    with pytest.raises(DataError, match=r"a\.vhdr breaks off within a sample; copy it again"):
+        read_eeg_file(path, NAMES)

@@ -11,6 +11,7 @@ from eav_ray.data.datasets.recordings_table import RecordingsTable
 from eav_ray.data.preprocessing.channel_choice import choose_channels
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.electrodes import resolve_electrodes
+from eav_ray.data.recordings import TransformedReader
 from eav_ray.errors import DataError
 from tests.helpers.eeg_files import NAMES, make_eeg, write_brainvision, write_edf, write_fif, write_set, write_table
 
@@ -107,8 +108,15 @@ def test_a_wanted_channel_that_is_missing_is_named_with_those_that_there_are(wan
 
 
 def test_wanted_channels_come_in_their_order_and_in_any_spelling() -> None:
-    found = choose(["FP1", "EEG T3-REF", "O1.", "M1", "Fp1-F7"], wanted=("t7", "Fp1", "M1", "Fp1-F7"))
-    assert found.taken == ("EEG T3-REF", "FP1", "M1", "Fp1-F7") and found.spelt == ("T7", "Fp1", "M1", "Fp1-F7")
+    found = choose(["FP1", "EEG T3-REF", "O1.", "M1", "Fp1-F7", "EXG1"], wanted=("t7", "Fp1", "M1", "Fp1-F7", "exg1"))
+    assert found.taken == ("EEG T3-REF", "FP1", "M1", "Fp1-F7", "EXG1")
+    assert found.spelt == ("T7", "Fp1", "M1", "Fp1-F7", "EXG1") and found.left_out == ("O1.",)
+
+
+@pytest.mark.parametrize("marker", ["MARKER", "STI 014", "Status", "label", "Trigger1", "event_code", "TIME"])
+def test_no_key_makes_an_input_of_a_marker(marker: str) -> None:
+    with pytest.raises(DataError, match=f"has no EEG channel {marker}"):
+        choose([*NAMES, marker], wanted=("Fp1", marker))
 
 
 def test_two_channels_of_one_position_are_refused_by_name() -> None:
@@ -190,6 +198,13 @@ def test_the_key_chooses_where_files_differ(tmp_path: Path) -> None:
     assert isinstance(a, PreparedEEG) and isinstance(b, PreparedEEG)
     np.testing.assert_allclose(a.x_CT[0], prepare_one(EEG_CT[6]), atol=0.1)
     np.testing.assert_allclose(b.x_CT, np.stack([prepare_one(EEG_CT[i]) for i in (0, 2, 1)]), atol=0.1)
+    corrupted = TransformedReader(RecordingsTable(root), lambda raw, _: raw)
+    listing, keys = RecordingsTable(root).scan(), EEGPreprocessing(channels=("O1", "C3", "C4"))
+    assert [isinstance(p, PreparedEEG) for _, p in prepare_eeg(corrupted, listing.recordings, keys)] == [
+        True,
+        True,
+        False,
+    ]
     assert "c.edf has no EEG channel o1" in str(found["c"]) and "C3, Cz, C4, Fz" in str(found["c"])
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from eav_ray.config import EEGPreprocessing
+from eav_ray.data.corruptions.base import Corruption
+from eav_ray.data.corruptions.eeg import corrupt_eeg
 from eav_ray.data.preprocessing.eeg import match_raw_channels, prepare_eeg
 from eav_ray.data.preprocessing.eeg_clean import PreparedEEG, clean_eeg
 from eav_ray.data.preprocessing.eeg_official import filter_official
@@ -217,3 +219,17 @@ def test_what_is_missing_does_not_count_as_silence_in_alignment() -> None:
     whole = found[recordings[1]]
     assert isinstance(whole, PreparedEEG)
     np.testing.assert_allclose(whole.x_CT.std(axis=1), 1, atol=0.03)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "dropout"])
+def test_a_corruption_reaches_what_was_recorded_and_fills_no_pause(name: str) -> None:
+    paused = make_raw(spoil(2500, 7500), missing_s=((10.0, 30.0),))
+    level = 0.0 if name == "gaussian" else 0.5  # decibel; share of the channels
+    found = corrupt_eeg(paused, Corruption(f"eeg.{name}", level, 0), "r")
+    assert (np.isnan(found.values_CT) == np.isnan(paused.values_CT)).all() and found.missing_s == paused.missing_s
+    there_T = np.isfinite(found.values_CT[0])
+    added_CT = (found.values_CT - paused.values_CT)[:, there_T]
+    if name == "gaussian":
+        np.testing.assert_allclose(added_CT.std(axis=1), EEG_CT.std(axis=1), rtol=0.1)
+    else:
+        assert (found.values_CT[:, there_T].std(axis=1) < 1e-9).sum() == 4
