@@ -94,7 +94,12 @@ def _read_sound(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
             sound = _read_sound_file(path, limits)
         said = ("its header states no length, as if its recorder was stopped; what is there is used",)
         rest = ("something that is no sound follows its end, and was left out",)
-        remarks = (said if header.is_unfinished else ()) + (rest if header.has_rest else ())
+        rate = ("its header states no bytes a second, which would confirm its sampling rate",)
+        remarks = (
+            (said if header.is_unfinished else ())
+            + (rate if header.has_no_byte_rate else ())
+            + (rest if header.has_rest else ())
+        )
         return sound._replace(remarks=(sound.remarks if not header.is_unfinished else ()) + remarks)
     if head.startswith(SOUND_FILE_MAGIC):
         return _read_sound_file(path, limits)

@@ -19,6 +19,7 @@ class WavHeader(NamedTuple):
     is_unfinished: bool  # it states no length: its recorder was stopped, or could not go back
     has_length_of_zero: bool  # which libsndfile takes at its word
     is_compressed: bool  # in a coding of which libsndfile knows few
+    has_no_byte_rate: bool  # nothing confirms its sampling rate
     has_rest: bool  # something that is no sound follows the file's stated end
 
 
@@ -36,14 +37,23 @@ def check_wav_header(path: str | Path) -> WavHeader:
     with Path(path).open("rb") as file:
         file_bytes = file.seek(0, 2)
         file.seek(0)
-        return _walk(file, file_bytes, path)
+        try:
+            return _walk(file, file_bytes, path)
+        except DataError:
+            raise
+        except ValueError as error:
+            raise DataError(
+                f"{path} has a header that contradicts itself ({error}); save it anew with a sound editor, or leave it "
+                "out"
+            ) from None
 
 
 def _walk(file: BinaryIO, file_bytes: int, path: str | Path) -> WavHeader:
     head = file.read(12)
     order = ">" if head[:4] == b"RIFX" else "<"
     riff_end = 8 + struct.unpack(order + "I", head[4:8])[0]
-    at, block_bytes, is_compressed, long_bytes = 12, 0, False, 0
+    at, block_bytes, long_bytes = 12, 0, 0
+    is_compressed = has_no_byte_rate = False
     found: WavHeader | None = None
     for _ in range(MAX_CHUNKS):
         file.seek(at)
@@ -53,65 +63,56 @@ def _walk(file: BinaryIO, file_bytes: int, path: str | Path) -> WavHeader:
         name, n_bytes = struct.unpack(order + "4sI", chunk)
         if found is not None and not _is_chunk_name(name):
             if at < min(riff_end, file_bytes) and not _is_padding(file, at):
-                raise DataError(_format_contradiction(path, f"its samples end at byte {at}, and no chunk follows"))
+                raise ValueError(f"its samples end at byte {at}, and no chunk follows")
             return found._replace(has_rest=not _is_padding(file, at))
         match name:
             case b"ds64":
                 long_bytes = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
             case b"fmt ":
-                block_bytes, is_compressed = _check_format(file.read(min(n_bytes, 64)), order, path)
+                block_bytes, is_compressed, has_no_byte_rate = _check_format(file.read(min(n_bytes, 64)), order)
             case b"data":
                 there = file_bytes - at - 8
                 n_bytes = long_bytes if n_bytes == 0xFFFFFFFF and long_bytes else n_bytes
                 if not block_bytes:
-                    raise DataError(_format_contradiction(path, "its samples have no format"))
+                    raise ValueError("its samples have no format")
                 if n_bytes == 0 and there >= block_bytes and not _has_chunk(file, at + 8, file_bytes, order):
-                    return WavHeader(True, True, is_compressed, False)
+                    return WavHeader(True, True, is_compressed, has_no_byte_rate, False)
                 if n_bytes >= UNKNOWN_LENGTH_BYTES and n_bytes > there:
-                    return WavHeader(True, False, is_compressed, False)
+                    return WavHeader(True, False, is_compressed, has_no_byte_rate, False)
                 if n_bytes > there:
                     raise DataError(
                         f"{path} breaks off: {there} of {n_bytes} bytes of samples are there; copy it again or leave "
                         "it out"
                     )
-                found = WavHeader(False, False, is_compressed, False)
+                found = WavHeader(False, False, is_compressed, has_no_byte_rate, False)
         at += 8 + n_bytes + n_bytes % 2
         if at > file_bytes + 1 and found is None:
-            raise DataError(_format_contradiction(path, f"its chunk {name!r} is longer than the file"))
+            raise ValueError(f"its chunk {name!r} is longer than the file")
     if found is None:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
     return found
 
 
-def _check_format(fmt: bytes, order: str, path: str | Path) -> tuple[int, bool]:
+def _check_format(fmt: bytes, order: str) -> tuple[int, bool, bool]:
     """Check the numbers that follow from each other.
 
     Returns:
-        The bytes of one sample of all channels, and whether they are compressed.
+        The bytes of one sample of all channels, whether they are compressed, and whether no bytes a second are stated.
     """
     if len(fmt) < 16:
-        raise DataError(_format_contradiction(path, "its format is cut off"))
+        raise ValueError("its format is cut off")
     coding, channels, hz, bytes_per_s, block_bytes, bits = struct.unpack(order + "HHIIHH", fmt[:16])
     if coding == EXTENSIBLE and len(fmt) >= 26:
         (coding,) = struct.unpack(order + "H", fmt[24:26])
     if bits not in BITS_BY_CODING.get(coding, (bits,)):
-        raise DataError(_format_contradiction(path, f"coding {coding} has no samples of {bits} bits"))
-    if coding in (PCM, FLOAT, ALAW, MULAW):
+        raise ValueError(f"coding {coding} has no samples of {bits} bits")
+    is_compressed = coding not in (PCM, FLOAT, ALAW, MULAW)
+    if not is_compressed:
         if block_bytes != channels * -(-bits // 8) or not block_bytes:
-            raise DataError(
-                _format_contradiction(path, f"{channels} channels of {bits} bits are not {block_bytes} bytes a sample")
-            )
+            raise ValueError(f"{channels} channels of {bits} bits are not {block_bytes} bytes a sample")
         if bytes_per_s not in (0, hz * block_bytes):
-            raise DataError(
-                _format_contradiction(
-                    path, f"{hz} samples a second of {block_bytes} bytes are not {bytes_per_s} bytes a second"
-                )
-            )
-    return max(1, block_bytes), coding not in (PCM, FLOAT, ALAW, MULAW)
-
-
-def _format_contradiction(path: str | Path, what: str) -> str:
-    return f"{path} has a header that contradicts itself: {what}; save it anew with a sound editor, or leave it out"
+            raise ValueError(f"{hz} samples a second of {block_bytes} bytes are not {bytes_per_s} bytes a second")
+    return max(1, block_bytes), is_compressed, bytes_per_s == 0 and not is_compressed
 
 
 def _is_chunk_name(name: bytes) -> bool:

@@ -176,7 +176,7 @@ def test_a_header_that_contradicts_itself_is_refused(
     tmp_path: Path, place: int, value: int, n_bytes: int, reason: str
 ) -> None:
     (tmp_path / "a.wav").write_bytes(put(wav()[0], place, value, n_bytes))
-    with pytest.raises(DataError, match=f"a.wav has a header that contradicts itself: {reason}"):
+    with pytest.raises(DataError, match=rf"a\.wav has a header that contradicts itself \({reason}\); save it anew"):
         audio.decode_audio(tmp_path / "a.wav", 16_000)
 
 
@@ -192,12 +192,11 @@ def test_other_chunks_and_a_rate_of_bytes_that_was_left_open_are_no_contradictio
     whole, at = wav()
     listed = struct.pack("<4sI4s", b"LIST", 4, b"INFO")
     bext = struct.pack("<4sI", b"bext", 602) + b"x" * 338 + struct.pack("<Q", 999_999) + b"\0" * 256  # a time reference
-    for changed in (
-        put(whole, 28, 0),
-        whole + listed,
-        whole[:12] + bext + whole[12:],
-        whole[:12] + listed + whole[12:],
-    ):
+    (tmp_path / "a.wav").write_bytes(put(whole, 28, 0))
+    assert audio.decode_audio(tmp_path / "a.wav", 16_000).remarks == (
+        "its header states no bytes a second, which would confirm its sampling rate",
+    )
+    for changed in (whole + listed, whole[:12] + bext + whole[12:], whole[:12] + listed + whole[12:]):
         (tmp_path / "a.wav").write_bytes(changed)
         found = audio.decode_audio(tmp_path / "a.wav", 16_000)
         assert len(found.samples_T) == 16_000 and found.remarks == () and found.missing_s == ()
