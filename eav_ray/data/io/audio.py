@@ -12,7 +12,7 @@ import soundfile
 
 from eav_ray.data.io import soundtrack
 from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
-from eav_ray.data.io.wav_header import UNKNOWN_LENGTH_BYTES, check_wav_header, is_wav
+from eav_ray.data.io.wav_header import UNKNOWN_LENGTH_BYTES, check_wav_header, is_wav, require_stated_length
 from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError
 
@@ -90,6 +90,7 @@ def _read_sound(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
         header = check_wav_header(path)
         if header.has_length_of_zero or header.is_compressed:
             sound = soundtrack.read_soundtrack(path, limits, is_open_ended=header.is_unfinished)
+            require_stated_length(header, len(sound.samples_T) / sound.hz, path)
         else:
             sound = _read_sound_file(path, limits)
         said = ("its header states no length, as if its recorder was stopped; what is there is used",)
@@ -97,7 +98,7 @@ def _read_sound(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
         rate = ("its header states no bytes a second, which would confirm its sampling rate",)
         remarks = (
             (said if header.is_unfinished else ())
-            + (rate if header.has_no_byte_rate else ())
+            + (rate if not (header.bytes_per_s or header.is_compressed) else ())
             + (rest if header.has_rest else ())
         )
         return sound._replace(remarks=(sound.remarks if not header.is_unfinished else ()) + remarks)

@@ -169,6 +169,7 @@ def test_a_length_that_was_never_written_is_that_of_the_file(tmp_path: Path, len
         (32, 2, 2, "2 channels of 16 bits are not 2 bytes a sample"),
         (34, 8, 2, "2 channels of 8 bits are not 4 bytes a sample"),
         (20, 6, 2, "coding 6 has no samples of 16 bits"),
+        (20, 0x200, 2, r"it states 1\.0 s of sound, and 4\.\d s decode"),
         (40, 30_000, 4, "its samples end at byte 30044, and no chunk follows"),
     ],
 )
