@@ -222,3 +222,26 @@ def test_headers_of_all_kinds_are_read(tmp_path: Path, form: str, subtype: str) 
     assert len(found.samples_T) == pytest.approx(16_000, abs=1100) and found.remarks == ()
     expected = 0.3 * np.sin(np.arange(len(found.samples_T)) / 9)
     np.testing.assert_allclose(found.samples_T[1000:14_000], expected[1000:14_000], atol=0.1)
+
+
+def test_lengths_of_other_headers_are_used_or_refused(tmp_path: Path) -> None:
+    """FLAC and CAF that were never finished are read; AU, AIFF and Wave64 that break off are refused."""
+    x_T = 0.3 * np.sin(np.arange(16_000) / 9)
+    whole: dict[str, bytes] = {}
+    for form in ("FLAC", "CAF", "AU", "AIFF", "W64"):
+        sink = io.BytesIO()
+        soundfile.write(sink, x_T, 16_000, format=form, subtype="PCM_16")
+        whole[form] = sink.getvalue()
+    flac, caf = whole["FLAC"], whole["CAF"]
+    for count in (0, 8_000):  # 36 bits of the first block
+        (tmp_path / "a").write_bytes(flac[:21] + bytes([flac[21] & 0xF0]) + count.to_bytes(4, "big") + flac[26:])
+        np.testing.assert_allclose(audio.read_audio(tmp_path / "a", 16_000), x_T, atol=1e-4)
+    at = caf.index(b"data") + 4
+    (tmp_path / "a").write_bytes(caf[:at] + b"\xff" * 8 + caf[at + 8 :])
+    found = audio.decode_audio(tmp_path / "a", 16_000)
+    np.testing.assert_allclose(found.samples_T, x_T, atol=1e-4)
+    assert found.remarks
+    for form, file in whole.items():
+        (tmp_path / "a").write_bytes(file[: int(0.6 * len(file))])
+        with pytest.raises(DataError, match="a breaks off"):
+            audio.read_audio(tmp_path / "a", 16_000)
