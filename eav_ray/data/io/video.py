@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import av
+import av.error
 import numpy as np
 from av.container import InputContainer
 

@@ -241,7 +241,7 @@ def test_lengths_of_other_headers_are_used_or_refused(tmp_path: Path) -> None:
     found = audio.decode_audio(tmp_path / "a", 16_000)
     np.testing.assert_allclose(found.samples_T, x_T, atol=1e-4)
     assert found.remarks
-    for form, file in whole.items():
+    for file in whole.values():
         (tmp_path / "a").write_bytes(file[: int(0.6 * len(file))])
         with pytest.raises(DataError, match="a breaks off"):
             audio.read_audio(tmp_path / "a", 16_000)
