@@ -133,7 +133,7 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "R16": (
         "random damage to .mat, wav, mp4, Parquet, index and table",
         "only our own errors",
-        ("tests/data/io/test_hostile_files.py",),
+        ("tests/data/io/test_hostile_files.py", "tests/data/io/test_damaged_headers.py"),
     ),
     "R17": (
         "a cluster grows from no worker node to three for a search, and shrinks to none",

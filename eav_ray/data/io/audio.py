@@ -1,6 +1,5 @@
 """Audio of one recording, decoded once to mono at the stored rate."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +11,19 @@ import soundfile
 
 from eav_ray.data.io import soundtrack
 from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
-from eav_ray.data.io.wav_header import UNKNOWN_LENGTH_BYTES, check_wav_header, is_wav
+from eav_ray.data.io.wav_header import UNKNOWN_LENGTH_BYTES, check_wav_header, is_wav, require_stated_length
 from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError
 
-LENGTH_PATTERN = re.compile(r"SSND : (\d+) \(should be (\d+)\)")  # in libsndfile's log of an AIFF header
+# In libsndfile's log of an AIFF, AU or Wave64 header.
+LENGTH_PATTERN = re.compile(r"(?:SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)")
 UNKNOWN_FRAMES = 1 << 40  # libsndfile's count where a file states none is beyond
 # What begins so is libsndfile's; all else is FFmpeg's, whatever its name is.
-SOUND_FILE_MAGIC = (b"FORM", b"caff", b"riff\x2e\x91\xcf\x11", b"fLaC", b".snd", b"NIST_1A")
-OTHER_MAGIC = (b"OggS", b"ID3", b"\x1a\x45\xdf\xa3")  # of FFmpeg's, so that they are no raw samples
+SOUND_FILE_MAGIC = (b"FORM", b"riff\x2e\x91\xcf\x11", b".snd", b"NIST_1A")
+OTHER_MAGIC = (b"OggS", b"fLaC", b"caff", b"ID3", b"\x1a\x45\xdf\xa3")  # of FFmpeg's, so that they are no raw samples
 RAW_SUFFIXES = (".raw", ".pcm", ".s16", ".s16le", ".s24le", ".s32le", ".f32", ".f32le", ".u8", ".sw", ".vox")
 SILENT_LEVEL = 1e-4  # -80 dB of full scale, three steps of 16 bits: any microphone's own noise is above
+HEAD_BYTES = 4096
 BLOCK_SAMPLES = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
@@ -85,25 +86,33 @@ def decode_audio(
 def _read_sound(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
     """Read a file by libsndfile or FFmpeg, as its first bytes say."""
     with Path(path).open("rb") as file:
-        head = file.read(16)
+        head = file.read(HEAD_BYTES)
     if is_wav(head):
         header = check_wav_header(path)
         if header.has_length_of_zero or header.is_compressed:
             sound = soundtrack.read_soundtrack(path, limits, is_open_ended=header.is_unfinished)
+            require_stated_length(header, len(sound.samples_T) / sound.hz, path)
         else:
             sound = _read_sound_file(path, limits)
         said = ("its header states no length, as if its recorder was stopped; what is there is used",)
         rest = ("something that is no sound follows its end, and was left out",)
-        remarks = (said if header.is_unfinished else ()) + (rest if header.has_rest else ())
+        rate = ("its header states no bytes a second, which would confirm its sampling rate",)
+        remarks = (
+            (said if header.is_unfinished else ())
+            + (rate if not (header.bytes_per_s or header.is_compressed) else ())
+            + (rest if header.has_rest else ())
+        )
         return sound._replace(remarks=(sound.remarks if not header.is_unfinished else ()) + remarks)
-    if head.startswith(SOUND_FILE_MAGIC):
+    # FFmpeg places the first samples of Vorbis too late.
+    if head.startswith(SOUND_FILE_MAGIC) or (head.startswith(b"OggS") and b"\x01vorbis" in head[:64]):
         return _read_sound_file(path, limits)
     if Path(path).suffix.lower() in RAW_SUFFIXES and not head.startswith(OTHER_MAGIC) and head[4:8] != b"ftyp":
         raise DataError(
             f"{path} is raw samples without a header, which do not say their rate; convert it, for example with "
             "`ffmpeg -f s16le -ar 16000 -ac 1 -i FILE FILE.wav`"
         )
-    return soundtrack.read_soundtrack(path, limits)
+    has_no_length = head.startswith(b"caff") and b"data" + b"\xff" * 8 in head  # it was never written
+    return soundtrack.read_soundtrack(path, limits, is_open_ended=has_no_length)
 
 
 def _read_sound_file(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
@@ -112,7 +121,7 @@ def _read_sound_file(path: str | Path, limits: DecodingLimits) -> soundtrack.Sou
     n_samples = 0
     try:
         # A descriptor has no name that could lie.
-        with soundfile.SoundFile(os.open(path, os.O_RDONLY), closefd=True) as file:
+        with Path(path).open("rb") as opened, soundfile.SoundFile(opened.fileno(), closefd=False) as file:
             source_hz, stated = file.samplerate, file.frames
             truncation = _describe_truncation(file.extra_info)
             if not MIN_AUDIO_HZ <= source_hz <= MAX_AUDIO_HZ:
@@ -128,8 +137,9 @@ def _read_sound_file(path: str | Path, limits: DecodingLimits) -> soundtrack.Sou
     except DataError:
         raise
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+        words = getattr(error, "error_string", str(error))  # without the number that stands for the file
         raise DataError(
-            f"{path} cannot be decoded as audio ({' '.join(str(error).split())}); replace it or leave it out"
+            f"{path} cannot be decoded as audio ({' '.join(words.split())}); replace it or leave it out"
         ) from None
     if not truncation and n_samples < stated < UNKNOWN_FRAMES:
         truncation = f"{n_samples} of {stated} samples decode"
@@ -162,7 +172,7 @@ def _require_finite(x_T: np.ndarray, path: str | Path) -> None:
 
 
 def _describe_truncation(log: str) -> str:
-    """What is missing at the end of an AIFF file, by its header; libsndfile reads on without a word."""
+    """What is missing at the end of a file, by its header; libsndfile reads on without a word."""
     match = LENGTH_PATTERN.search(log)
     if match is None or not int(match[2]) < int(match[1]) < UNKNOWN_LENGTH_BYTES:
         return ""

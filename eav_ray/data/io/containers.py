@@ -58,7 +58,9 @@ def select_film(container: InputContainer, path: str | Path, timeout_s: float) -
             remarks = ["a cover picture beside the film was left out"]
         films = sorted(moving, key=lambda s: _rank_film(s, n_packets[s.index]), reverse=True)
     if not films:
-        reason = "it has no film, only a cover picture" if videos else "it has no video stream"
+        reason = "it has no video stream"
+        if videos:
+            reason = "it has no film, only a cover picture"
         raise DataError(f"{path} cannot be decoded as video ({reason}); replace it or leave its video out")
     if len(films) > 1:
         number = videos.index(films[0]) + 1

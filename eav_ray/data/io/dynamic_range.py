@@ -27,7 +27,7 @@ def map_to_standard_range(frame: av.VideoFrame) -> av.VideoFrame:
     """
     scale = min(1.0, LONGEST_SIDE / max(frame.width, frame.height))
     wide, high = (max(1, round(n * scale)) for n in (frame.width, frame.height))
-    rgb_HWC = frame.reformat(wide, high, format="rgb48le", interpolation="AREA").to_ndarray()
+    rgb_HWC = np.asarray(frame.reformat(wide, high, format="rgb48le", interpolation="AREA").to_ndarray(), np.uint16)
     light_HWC = _list_light(int(frame.color_trc))[rgb_HWC]
     if TRANSFERS[int(frame.color_trc)] == "HLG":  # its screen's light depends on the brightness of all three
         luminance = light_HWC @ np.array([0.2627, 0.678, 0.0593], np.float32)

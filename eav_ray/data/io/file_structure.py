@@ -4,6 +4,7 @@ FFmpeg takes the first of two statements that contradict each other, and reads w
 without a word.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ MAX_DISAGREEMENT_S = 0.5  # lengths of one track; recorders round, and count the
 MAX_ELEMENTS = 100_000  # of one file
 MAX_HEADER_BYTES = 64 * 2**20
 UNKNOWN_DURATIONS = (0, 0xFFFFFFFF, 2**64 - 1)
+BOX_NAME = re.compile(rb"[A-Za-z0-9 \xa9\-_]{4}")
 CONTAINER_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts")
 EBML, SEGMENT, CLUSTER, CRC = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75", 0xBF
 CHECKED_ELEMENTS = {b"\x15\x49\xa9\x66": "times", b"\x16\x54\xae\x6b": "streams"}
@@ -34,14 +36,24 @@ def check_structure(path: str | Path) -> Structure:
     Raises:
         DataError: It breaks off, has no index, or contradicts itself.
     """
-    with Path(path).open("rb") as file:
-        file_bytes = file.seek(0, 2)
-        file.seek(0)
-        head = file.read(12)
-        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            return _check_mp4(file, file_bytes, path)
-        if head[:4] == EBML:
-            return Structure(is_open_ended=_check_matroska(file, file_bytes, path))
+    try:
+        with Path(path).open("rb") as file:
+            file_bytes = file.seek(0, 2)
+            file.seek(0)
+            head = file.read(12)
+            if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+                return _check_mp4(file, file_bytes, path)
+            if head[:4] == EBML:
+                return Structure(is_open_ended=_check_matroska(file, file_bytes, path))
+    except DataError:
+        raise
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
+        reason = "a table is cut off"
+        reason = str(error) if type(error) is ValueError else reason
+        raise DataError(
+            f"{path} has a header that contradicts itself ({reason}); remux it (`ffmpeg -i FILE -c copy NEW`) or leave "
+            "it out"
+        ) from None
     return Structure()
 
 
@@ -61,14 +73,15 @@ def _check_mp4(file: BinaryIO, file_bytes: int, path: str | Path) -> Structure:
         n_head = 8
         if n_bytes == 1 and len(head) == 16:
             n_bytes, n_head = struct.unpack(">Q", head[8:])[0], 16
+        n_bytes = n_bytes or file_bytes - at  # 0: to the end of the file
+        if n_bytes < n_head:
+            raise ValueError(f"its part {name!r} has {n_bytes} bytes")
         if at + n_bytes > file_bytes and name != b"mdat":
             return Structure()  # it breaks off: FFmpeg says how much of it is there
         names.add(name)
         if name == b"moov" and n_bytes <= MAX_HEADER_BYTES:
             file.seek(at + n_head)
             moov = file.read(n_bytes - n_head)
-        if n_bytes < n_head:  # 0: to the end of the file
-            break
         at += n_bytes
     if b"moov" not in names and names & {b"mdat", b"ftyp"} and b"moof" not in names:
         raise DataError(
@@ -99,28 +112,19 @@ def _check_moov(moov: bytes, file_bytes: int, path: str | Path) -> tuple[str, ..
             movie_hz = struct.unpack(">I", body[20:24] if body[0] else body[12:16])[0]
         if name != b"trak":
             continue
-        try:
-            track = _read_track(body, movie_hz)
-        except (struct.error, ValueError, IndexError, OverflowError) as error:
-            raise DataError(_format_contradiction(path, f"the tables of a track are damaged ({error})")) from None
+        track = _read_track(body, movie_hz)
         if track is None:
             continue
         chunks = np.concatenate([chunks, track.chunks])
         if track.n_sized is not None and track.n_timed != track.n_sized:
-            raise DataError(
-                _format_contradiction(path, f"{track.n_timed} frames have a time, {track.n_sized} have a size")
-            )
+            raise ValueError(f"{track.n_timed} frames have a time, {track.n_sized} have a size")
         for length_s, what in ((track.media_s, "its media"), (None if track.is_edited else track.shown_s, "the track")):
             if length_s is not None and abs(length_s - track.frames_s) > MAX_DISAGREEMENT_S:
-                raise DataError(
-                    _format_contradiction(path, f"its frames last {track.frames_s:.1f} s, {what} {length_s:.1f} s")
-                )
+                raise ValueError(f"its frames last {track.frames_s:.1f} s, {what} {length_s:.1f} s")
         if track.is_edited and track.shown_s is not None:
             if track.shown_s > track.frames_s + MAX_DISAGREEMENT_S:
-                raise DataError(
-                    _format_contradiction(
-                        path, f"its edit list shows {track.shown_s:.1f} s of frames that last {track.frames_s:.1f} s"
-                    )
+                raise ValueError(
+                    f"its edit list shows {track.shown_s:.1f} s of frames that last {track.frames_s:.1f} s"
                 )
             if track.shown_s < track.frames_s - MAX_DISAGREEMENT_S:
                 remarks.append("its edit list shows a part of it, and the rest was left out")
@@ -131,11 +135,11 @@ def _check_moov(moov: bytes, file_bytes: int, path: str | Path) -> tuple[str, ..
             "it again or leave it out"
         )
     if (chunks[1:, 0] < chunks[:-1, 1]).any():
-        raise DataError(_format_contradiction(path, "some of its frames lie in the same place"))
+        raise ValueError("some of its frames lie in the same place")
     return tuple(dict.fromkeys(remarks))
 
 
-def _iter_boxes(data: bytes, depth: int = 0) -> Iterator[tuple[bytes, bytes]]:
+def _iter_boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Names and bodies of boxes, one after the other."""
     at = 0
     while at + 8 <= len(data):
@@ -150,7 +154,7 @@ def _find_boxes(data: bytes) -> dict[bytes, bytes]:
     """The boxes of a track at all depths, the first of a name; raises ValueError where a name is none."""
     found: dict[bytes, bytes] = {}
     for name, body in _iter_boxes(data):
-        if not all(32 <= byte < 127 or byte == 0xA9 for byte in name):
+        if not BOX_NAME.fullmatch(name):
             raise ValueError("a box has no name")
         found.setdefault(name, body)
         if name in CONTAINER_BOXES:
@@ -220,12 +224,6 @@ def _list_chunks(boxes: dict[bytes, bytes], n_sized: int | None) -> np.ndarray:
     return np.stack([starts, starts + total[ends] - total[ends - frames_by_chunk]], 1)
 
 
-def _format_contradiction(path: str | Path, what: str) -> str:
-    return (
-        f"{path} has a header that contradicts itself: {what}; remux it (`ffmpeg -i FILE -c copy NEW`) or leave it out"
-    )
-
-
 # Matroska and WebM
 
 
@@ -255,11 +253,7 @@ def _check_matroska(file: BinaryIO, file_bytes: int, path: str | Path) -> bool:
         if name in CHECKED_ELEMENTS and n_bytes <= MAX_HEADER_BYTES:
             body = file.read(n_bytes)
             if body[:2] == bytes([CRC, 0x84]) and zlib.crc32(body[6:]).to_bytes(4, "little") != body[2:6]:
-                raise DataError(
-                    _format_contradiction(
-                        path, f"the checksum of what it says of its {CHECKED_ELEMENTS[name]} is wrong"
-                    )
-                )
+                raise ValueError(f"the checksum of what it says of its {CHECKED_ELEMENTS[name]} is wrong")
         if start + n_bytes > file_bytes:
             break
         file.seek(start + n_bytes)

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import av
 import av.error
+import av.filter
 import numpy as np
-from av.sidedata.sidedata import Type
 
 from eav_ray.data.io.dynamic_range import TRANSFERS, map_to_standard_range
 from eav_ray.data.io.limits import MAX_FRAME_PIXELS
@@ -31,9 +31,9 @@ class FilterGraph:
         """Give a frame; returns what comes out by now, of an earlier format first."""
         form = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, frame.color_trc)
         done = self.flush() if form != self._format else []
-        if self._graph is None:
-            self._format, self._graph = form, self._build(frame)
-        self._graph.push(frame)
+        if (graph := self._graph) is None:
+            self._format, self._graph = form, (graph := self._build(frame))
+        graph.push(frame)
         return done + self._pull()
 
     def flush(self) -> list[av.VideoFrame]:
@@ -49,9 +49,7 @@ class FilterGraph:
         graph = av.filter.Graph()
         graph.threads = 1  # Ray runs one task a core
         time_base = frame.time_base or Fraction(1, 1000)
-        nodes = [
-            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=time_base)
-        ]
+        nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)]
         nodes += [graph.add(name, arguments) for name, arguments in self._steps]
         graph.link_nodes(*nodes, graph.add("buffersink")).configure()
         return graph
@@ -128,14 +126,14 @@ class FrameCorrector:
         if any(component.is_alpha for component in frame.format.components):
             self.remarks.add("its transparency was left out")
         steps: list[tuple[str, str]] = []
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        matrix = frame.side_data.get("DISPLAYMATRIX")
         if transfer := TRANSFERS.get(int(frame.color_trc)):
             frame = map_to_standard_range(frame)
             self.remarks.add(f"its high dynamic range ({transfer}) was mapped to the standard one")
         if self._square_pixels and not math.isclose(self._pixel_aspect, 1, rel_tol=1e-3):
             steps.append(("scale", self._describe_stretch(frame)))
         if matrix is not None:
-            steps += self._list_turns(np.frombuffer(bytes(matrix), "<i4", 9))
+            steps += self._list_turns(np.frombuffer(matrix, "<i4", 9))
         if not steps:
             return frame
         graph = self._graphs.setdefault(tuple(steps), FilterGraph(tuple(steps)))

@@ -28,6 +28,7 @@ from eav_ray.errors import DataError
 
 # Time stamps are rounded to a millisecond in some containers, and the shortest packet that can be lost lasts 20 ms.
 TOLERANCE_S = 0.015
+EXACT_FORMATS = ("flac", "caf", "wv", "tta")  # which state how many samples they have
 MAX_LEVEL = 16.0  # of full scale: 24 dB above it; beyond, numbers have another scale, or are none
 MAX_MISPLACED = 0.9  # share of packets that are not where the one before ends, beyond which the rate is wrong
 MIN_PACKETS = 10  # of which that can be said
@@ -115,7 +116,8 @@ class _Track:
                 "leave it out"
             )
         end_s, stated_s = self.n_samples / self.hz, duration_s + read_lateness_s(stream, start_s) if duration_s else 0.0
-        if stated_s - end_s > MAX_MISSING_S:
+        is_exact = container.format.name in EXACT_FORMATS
+        if stated_s - end_s > (TOLERANCE_S if is_exact else MAX_MISSING_S):
             raise DataError(
                 f"{self.path} breaks off: {end_s:.1f} of {stated_s:.1f} s of sound decode; copy it again or leave it "
                 "out"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import av
+import av.error
 import numpy as np
 from av.container import InputContainer
 
@@ -112,13 +113,18 @@ def read_video(
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
     limits.check_time()
-    if reason or not collector.pictures:
-        reason = reason or "no frame could be decoded"
+    if not reason and not collector.pictures:
+        reason = "no frame could be decoded"
+    if reason:
         raise DataError(f"{path} cannot be decoded as video ({reason}); replace it or leave its video out")
     film.require_stated_length()
     faceless = np.array(collector.faceless) if isinstance(collector, FaceCropper) else None
     return DecodedVideo(
-        np.stack(collector.pictures), film.end_s, faceless, tuple(film.missing_s), tuple(sorted(film.remarks))
+        np.stack(collector.pictures),
+        film.end_s,
+        faceless,
+        tuple(span for span in film.missing_s if span[1] > span[0]),
+        tuple(sorted(film.remarks)),
     )
 
 
@@ -173,10 +179,8 @@ class _Film:
         self.remarks |= corrector.remarks
         is_picture = stream.codec_context is not None and stream.codec_context.name in STILL_CODECS
         if self._n_frames == 1 and is_picture and container.streams.audio:
-            raise DataError(
-                f"{self.path} cannot be decoded as video (it has no film, only a cover picture); replace it or "
-                "leave its video out"
-            )
+            reason = "it has no film, only a cover picture"
+            raise DataError(f"{self.path} cannot be decoded as video ({reason}); replace it or leave its video out")
 
     def require_stated_length(self) -> None:
         """Raise DataError where the file says that it lasts longer than it does."""

@@ -169,6 +169,7 @@ def test_a_length_that_was_never_written_is_that_of_the_file(tmp_path: Path, len
         (32, 2, 2, "2 channels of 16 bits are not 2 bytes a sample"),
         (34, 8, 2, "2 channels of 8 bits are not 4 bytes a sample"),
         (20, 6, 2, "coding 6 has no samples of 16 bits"),
+        (20, 0x200, 2, r"it states 1\.0 s of sound, and 4\.\d s decode"),
         (40, 30_000, 4, "its samples end at byte 30044, and no chunk follows"),
     ],
 )
@@ -176,7 +177,7 @@ def test_a_header_that_contradicts_itself_is_refused(
     tmp_path: Path, place: int, value: int, n_bytes: int, reason: str
 ) -> None:
     (tmp_path / "a.wav").write_bytes(put(wav()[0], place, value, n_bytes))
-    with pytest.raises(DataError, match=f"a.wav has a header that contradicts itself: {reason}"):
+    with pytest.raises(DataError, match=rf"a\.wav has a header that contradicts itself \({reason}\); save it anew"):
         audio.decode_audio(tmp_path / "a.wav", 16_000)
 
 
@@ -192,12 +193,11 @@ def test_other_chunks_and_a_rate_of_bytes_that_was_left_open_are_no_contradictio
     whole, at = wav()
     listed = struct.pack("<4sI4s", b"LIST", 4, b"INFO")
     bext = struct.pack("<4sI", b"bext", 602) + b"x" * 338 + struct.pack("<Q", 999_999) + b"\0" * 256  # a time reference
-    for changed in (
-        put(whole, 28, 0),
-        whole + listed,
-        whole[:12] + bext + whole[12:],
-        whole[:12] + listed + whole[12:],
-    ):
+    (tmp_path / "a.wav").write_bytes(put(whole, 28, 0))
+    assert audio.decode_audio(tmp_path / "a.wav", 16_000).remarks == (
+        "its header states no bytes a second, which would confirm its sampling rate",
+    )
+    for changed in (whole + listed, whole[:12] + bext + whole[12:], whole[:12] + listed + whole[12:]):
         (tmp_path / "a.wav").write_bytes(changed)
         found = audio.decode_audio(tmp_path / "a.wav", 16_000)
         assert len(found.samples_T) == 16_000 and found.remarks == () and found.missing_s == ()
@@ -222,3 +222,26 @@ def test_headers_of_all_kinds_are_read(tmp_path: Path, form: str, subtype: str) 
     assert len(found.samples_T) == pytest.approx(16_000, abs=1100) and found.remarks == ()
     expected = 0.3 * np.sin(np.arange(len(found.samples_T)) / 9)
     np.testing.assert_allclose(found.samples_T[1000:14_000], expected[1000:14_000], atol=0.1)
+
+
+def test_lengths_of_other_headers_are_used_or_refused(tmp_path: Path) -> None:
+    """FLAC and CAF that were never finished are read; AU, AIFF and Wave64 that break off are refused."""
+    x_T = 0.3 * np.sin(np.arange(16_000) / 9)
+    whole: dict[str, bytes] = {}
+    for form in ("FLAC", "CAF", "AU", "AIFF", "W64"):
+        sink = io.BytesIO()
+        soundfile.write(sink, x_T, 16_000, format=form, subtype="PCM_16")
+        whole[form] = sink.getvalue()
+    flac, caf = whole["FLAC"], whole["CAF"]
+    for count in (0, 8_000):  # 36 bits of the first block
+        (tmp_path / "a").write_bytes(flac[:21] + bytes([flac[21] & 0xF0]) + count.to_bytes(4, "big") + flac[26:])
+        np.testing.assert_allclose(audio.read_audio(tmp_path / "a", 16_000), x_T, atol=1e-4)
+    at = caf.index(b"data") + 4
+    (tmp_path / "a").write_bytes(caf[:at] + b"\xff" * 8 + caf[at + 8 :])
+    found = audio.decode_audio(tmp_path / "a", 16_000)
+    np.testing.assert_allclose(found.samples_T, x_T, atol=1e-4)
+    assert found.remarks
+    for file in whole.values():
+        (tmp_path / "a").write_bytes(file[: int(0.6 * len(file))])
+        with pytest.raises(DataError, match="a breaks off"):
+            audio.read_audio(tmp_path / "a", 16_000)

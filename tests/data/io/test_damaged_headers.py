@@ -80,9 +80,9 @@ def is_said(found: tuple[str, ...], missing_s: tuple[Span, ...], as_it_was: tupl
 
 
 def find_similarity(found_T: np.ndarray, true_T: np.ndarray) -> float:
-    """Correlate at the best shift of at most 20 ms: what the encoder put before the sound is stated once only."""
+    """Correlate at the best shift of at most 65 ms: the 1024 samples that AAC puts before are stated once only."""
     products = scipy.signal.correlate(found_T, true_T, method="fft")
-    near = products[len(true_T) - 1 - HZ // 50 :][: 2 * (HZ // 50) + 1]
+    near = products[len(true_T) - 1 - HZ // 15 :][: 2 * (HZ // 15) + 1]
     return float(near.max() / np.sqrt(np.square(found_T).sum() * np.square(true_T).sum()))
 
 

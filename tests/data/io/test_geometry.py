@@ -7,8 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from eav_ray.data.io import video
-from eav_ray.data.io.face_crop import FaceCropper
+from eav_ray.data.io import face_crop, video
 from eav_ray.data.io.geometry import FrameCorrector, deinterlace
 from eav_ray.errors import DataError
 from tests.helpers.films import draw_corners, make_frames, read_corners, set_display_matrix, write_media
@@ -48,16 +47,17 @@ def test_a_display_matrix_turns_and_mirrors_as_it_is_defined(tmp_path: Path, mat
 
 
 def test_a_face_is_looked_for_in_upright_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        FaceCropper,
-        "_detect_faces",
-        lambda self, frames: seen.extend((f.width, f.height) for f in frames) or [np.zeros((0, 5))] * len(frames),
-    )
+    seen: list[tuple[int, ...]] = []
+
+    def find_none(frames_BHWC: np.ndarray) -> list[np.ndarray]:
+        seen.extend(frame.shape for frame in frames_BHWC)
+        return [np.zeros((0, 5))] * len(frames_BHWC)
+
+    monkeypatch.setattr(face_crop, "find_faces", find_none)
     path = write_media(tmp_path / "a.mp4", make_frames([draw_corners()] * 10, np.arange(10) / 10), rate=10)
     set_display_matrix(path, (0, 1, -1, 0, 96, 0))
     found = video.read_video(path, 5, 64, face_step=1)
-    assert seen == [(96, 128)] * 5
+    assert seen == [(320, 256, 3)] * 5  # high, in multiples of 32
     np.testing.assert_allclose(read_corners(found.frames[2]), read_corners(show(draw_corners(), (0, 1, -1, 0))), atol=3)
 
 

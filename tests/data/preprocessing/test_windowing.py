@@ -17,6 +17,7 @@ from eav_ray.data.modalities.base import RecordingSignals
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording, cut_signals
 from eav_ray.data.recordings import Listing, RawEEG, Recording
+from tests.helpers.films import draw_click, make_frames, write_media
 
 PROFILE = Preprocessing(window_s=1, video=VideoPreprocessing(fps=5, size=16))
 ALL = ("audio", "eeg", "video")
@@ -233,3 +234,31 @@ def test_what_files_say_of_themselves_is_kept(tmp_path: Path) -> None:
     found = cut_recording(made, WindowFormat(PROFILE, ("eeg",), 4), prepared)
     assert [w["has_eeg"] for w in found.windows] == [True, False, True]
     assert found.quality["remarks"] == ["eeg: one", "eeg: two"]
+
+
+def test_what_a_file_lacks_in_the_middle_or_from_its_beginning_is_missing_in_its_windows(tmp_path: Path) -> None:
+    """A film that begins 1.2 s after its sound, and sound with a gap from second 2 to second 4."""
+    times_s = np.arange(30, 150) / 25
+    frames = make_frames([np.full((48, 64, 3), 10 + 40 * t, np.uint8) for t in times_s], times_s)
+    sound_T = draw_click(6.0, 5.0)
+    path = write_media(tmp_path / "a.mkv", frames, sound_T, audio_codec="flac", lost=[("audio", 2.0, 4.0)])
+    made = Recording("p1", "007", 0, "speaking", 6, audio=str(path), video=str(path))
+    cut = cut_all(Noise(1), made, PROFILE, ("audio", "video"), eeg_channels=4)
+    assert has(cut.windows, "audio") == [True, True, False, False, True, True]
+    assert has(cut.windows, "video") == [False, True, True, True, True, True]
+    assert np.abs(cut.windows[4]["audio"]).max() < 0.01 and np.abs(cut.windows[5]["audio"][:80]).max() > 0.4
+    shown_s = np.concatenate([(row["video"].mean(axis=(1, 2, 3)) - 10) / 40 for row in cut.windows[2:]])
+    np.testing.assert_allclose(shown_s, 2 + np.arange(20) / 5, atol=0.06)
+    assert cut.quality["remarks"] == [
+        "audio: its time stamps leave gaps, where nothing was recorded",
+        "video: it begins late",
+    ]
+
+
+def test_silent_sound_is_missing_in_all_windows(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(48_000), 16_000)
+    made = Recording("p1", "007", 0, "speaking", 6, audio=str(tmp_path / "a.wav"), video=film(tmp_path / "v.mp4", 3))
+    cut = cut_all(Noise(1), made, PROFILE, ("audio", "video"), eeg_channels=4)
+    assert has(cut.windows, "audio") == [False] * 3 and has(cut.windows, "video") == [True] * 3
+    assert cut.problems == () and "silent from beginning to end" in cut.quality["remarks"][0]
+    assert "audio_db" not in cut.quality
