@@ -19,7 +19,7 @@ from eav_ray.cli.evaluate import evaluate
 from eav_ray.cli.keys import keys
 from eav_ray.cli.predict import predict
 from eav_ray.cli.preprocess import preprocess
-from eav_ray.cli.process import end_when_terminal_closes, fill_closed_streams, provide_home, silence_unread_streams
+from eav_ray.cli.process import end_when_terminal_closes, prepare_streams, provide_home, silence_unread_streams
 from eav_ray.cli.protocol import protocol
 from eav_ray.cli.pull import pull
 from eav_ray.cli.robustness import robustness
@@ -59,7 +59,7 @@ NO_MEMORY = (
 
 def main(*command: str) -> NoReturn:
     """Run the command line of this process, after the words of `command`, and exit."""
-    fill_closed_streams()
+    prepare_streams()
     provide_home()
     end_when_terminal_closes()
     try:

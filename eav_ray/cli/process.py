@@ -1,5 +1,6 @@
 """Make this process fit for a command: what a shell, a terminal, cron or a container left of it."""
 
+import io
 import os
 import select
 import signal
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import NoReturn
 
 
-def fill_closed_streams() -> None:
-    """Open the null device for each standard stream that is closed: a file would get its number, and what is printed.
+def prepare_streams() -> None:
+    """Make the standard streams take whatever is printed.
 
-    Cron and daemons start commands so.
+    Cron and daemons close some: a file would get their numbers, and what is printed. A name that the terminal cannot
+    show, or that is not UTF-8, is shown with escapes.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -22,6 +24,9 @@ def fill_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def provide_home() -> None:

@@ -45,6 +45,7 @@ class CgroupLimits:
     cpus: float = math.inf
     memory_bytes: float = math.inf
     free_bytes: float = math.inf
+    free_processes: float = math.inf  # and threads
 
 
 def read_cgroup_limits(groups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> CgroupLimits:
@@ -58,7 +59,7 @@ def read_cgroup_limits(groups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> Cgrou
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
         return CgroupLimits()
-    cpus = memory = free = math.inf
+    cpus = memory = free = processes = math.inf
     for _, controllers, path in (line for line in lines if len(line) == 3):
         # In a container the path may be the host's, and what is mounted be the container's group alone.
         for folder in {groups / controllers, *(groups / name for name in controllers.split(","))}:
@@ -66,7 +67,9 @@ def read_cgroup_limits(groups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> Cgrou
                 cpus = min(cpus, _read_cpu_quota(level))
                 limit = _read_number(level / "memory.max", level / "memory.limit_in_bytes")
                 memory, free = min(memory, limit), min(free, max(0.0, limit - _measure_used_memory(level)))
-    return CgroupLimits(cpus, memory, free)
+                running = _read_number(level / "pids.current", default=0.0)
+                processes = min(processes, _read_number(level / "pids.max") - running)
+    return CgroupLimits(cpus, memory, free, processes)
 
 
 def _list_levels(folder: Path, path: str) -> list[Path]:
@@ -196,11 +199,17 @@ def _check_process_limit() -> None:
     Its processes end then, or wait for ever.
     """
     limit, user = resource.getrlimit(resource.RLIMIT_NPROC)[0], os.getuid()
+    needed = RAY_THREADS + WORKER_THREADS * count_usable_cpus()
+    free = read_cgroup_limits().free_processes
+    if free < needed:
+        raise ConfigError(
+            f"the container or the scheduler lets this job start {free:g} more processes and threads, but Ray needs "
+            f"{needed}; have that limit raised (`--pids-limit`, TasksMax, pids.max)"
+        )
     if user == 0 or limit == resource.RLIM_INFINITY or limit > 2**14:  # root has none; to count takes a moment
         return
     facts = (process.info for process in psutil.process_iter(["uids", "num_threads"]))
     used = sum(fact["num_threads"] or 0 for fact in facts if fact["uids"] and fact["uids"].real == user)
-    needed = RAY_THREADS + WORKER_THREADS * count_usable_cpus()
     if limit - used < needed:
         raise ConfigError(
             f"`ulimit -u` is {limit} processes and threads, of which you have {used}, but Ray needs {needed} more; end "

@@ -14,7 +14,7 @@ from eav_ray.storage.files import PARTIAL, make_partial_path, replace_file, sha2
 
 SMALL_BYTES = 4096  # that are written at once
 # What a file system says that has no links.
-WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EINVAL, errno.EXDEV)
 
 
 class Backend(ABC):

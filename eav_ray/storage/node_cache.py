@@ -29,12 +29,17 @@ class NodeCache:
     Args:
         folder: Is created where it is missing.
         max_gb: GiB that all entries may take; those that were not opened for longest make room.
+    Raises:
+        ConfigError: The folder is a file, or below one.
     """
 
     def __init__(self, folder: str | Path, max_gb: float) -> None:
         self._folder, self._max_gb = Path(folder), max_gb
         self._protected: frozenset[str] = frozenset()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ConfigError(f"store.cache is {folder}, which is no folder, or below a file; give a folder") from None
 
     def protect(self, names: Collection[str]) -> None:
         """Never let these entries make room for others."""

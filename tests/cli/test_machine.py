@@ -78,6 +78,27 @@ def test_streams_that_are_closed_are_no_file_of_ours(tmp_path: Path) -> None:
     assert done.returncode >= 3 and (tmp_path / "file").read_bytes() == b""
 
 
+def test_a_name_that_a_terminal_cannot_show_is_printed_with_escapes() -> None:
+    """Names of files need not be UTF-8, and a terminal may be of the locale C."""
+    program = (
+        "from eav_ray.cli import main as cli\n"
+        "cli.run_command = lambda words: print('subject\\u00c4/caf\\udce9.wav') or 0\n"
+        "cli.main()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    for encoding, shown in (
+        ("ascii", b"subject\\xc4/caf\\udce9.wav"),
+        ("utf-8", "subject\u00c4/caf\\udce9.wav".encode()),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+            timeout=300,
+        )
+        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, shown, b"")
+
+
 def test_a_user_without_a_home_gets_a_folder_that_is_theirs_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,8 +49,8 @@ def read_limits(folder: Path, own: str, files: dict[str, str]) -> CgroupLimits:
 def test_the_limits_of_a_container(tmp_path: Path) -> None:
     """Version 2, whose own group is the root of what is mounted; a quota of one and a half CPUs."""
     files = {"cpu.max": "150000 100000\n", "memory.max": "4294967296\n", "memory.current": "3221225472\n"}
-    files |= {"memory.stat": "anon 1073741824\ninactive_file 2147483648\n"}
-    assert read_limits(tmp_path, "0::/\n", files) == CgroupLimits(1.5, 4 * GIB, 3 * GIB)
+    files |= {"memory.stat": "anon 1073741824\ninactive_file 2147483648\n", "pids.max": "512\n", "pids.current": "12\n"}
+    assert read_limits(tmp_path, "0::/\n", files) == CgroupLimits(1.5, 4 * GIB, 3 * GIB, 500)
 
 
 def test_the_limits_of_an_old_container_that_sees_its_path_on_the_host(tmp_path: Path) -> None:
@@ -233,6 +233,15 @@ def test_a_limit_of_processes_counts_those_that_run(
         return
     expected = "`ulimit -u` is 999 processes and threads, of which you have 400, but Ray needs 600 more"
     with pytest.raises(ConfigError, match=expected):
+        machine_limits.check_limits()
+
+
+def test_a_container_with_few_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_limits, "count_usable_cpus", lambda: 2)
+    monkeypatch.setattr(machine_limits, "read_cgroup_limits", lambda: CgroupLimits(free_processes=300))
+    machine_limits.check_limits()
+    monkeypatch.setattr(machine_limits, "read_cgroup_limits", lambda: CgroupLimits(free_processes=299))
+    with pytest.raises(ConfigError, match="lets this job start 299 more processes and threads, but Ray needs 300"):
         machine_limits.check_limits()
 
 

@@ -65,6 +65,7 @@ def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
         assert torch.equal(tensor, stopped.weights[name]), name
 
 
+@pytest.mark.slow
 def test_a_training_whose_terminal_is_closed_saves_first(long_training: list[str], place: Path) -> None:
     """The terminal sends SIGHUP to all processes of the job, Ray's too."""
     words = [*long_training, "store.results=hung_up"]

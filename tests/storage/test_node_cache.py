@@ -160,3 +160,10 @@ def test_a_disk_without_locks_has_a_cache(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(fcntl, "flock", fail(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         NodeCache(tmp_path / "cache", 1.0).open("c.arrow", make, Path.read_text)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_cache_that_is_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"store.cache is {tmp_path}/{name}, which is no folder"):
+        NodeCache(tmp_path / name, 1.0)
