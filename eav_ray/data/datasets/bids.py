@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class BIDS(DatasetReader):
         self.section, self.tables = section, BIDSTables(self.root)
         runs, self._misplaced = find_runs(self.root)
         self.runs = self._choose_runs(runs)
-        self._kept_eeg: tuple[str, RawEEG] | None = None  # of the file that was read last
+        self._kept_eeg: tuple[tuple[str, tuple[str, ...]], RawEEG] | None = None  # of the file that was read last
         self._channels: dict[tuple[str, ...], tuple[str, ...]] = {}  # by those that are wanted
         self._check_label_column()
         self._listing, self.classes = self._list_recordings()
@@ -248,37 +248,33 @@ class BIDS(DatasetReader):
             DataError: There are EEG files, and not one can be read; says why of the first.
         """
         if self.wanted_channels not in self._channels:
-            self._channels[self.wanted_channels] = self._find_first_channels()
+            first: DataError | None = None
+            for path in dict.fromkeys(r.eeg for r in self._listing.recordings if r.eeg is not None):
+                try:
+                    self._channels[self.wanted_channels] = self._choose_channels(Path(path))[0].spelt
+                    break
+                except DataError as error:  # a damaged file costs its own recordings, not the job
+                    first = first or error
+            else:
+                if first:
+                    raise first
+                return ()
         return self._channels[self.wanted_channels]
-
-    def _find_first_channels(self) -> tuple[str, ...]:
-        first: DataError | None = None
-        for path in self._list_eeg_files(self._listing.recordings):
-            try:
-                return self._choose_channels(Path(path)).choice.spelt
-            except DataError as error:  # a damaged file costs its own recordings, not the job
-                first = first or error
-        if first:
-            raise first
-        return ()
 
     def check_eeg_channels(self, recordings: Sequence[Recording]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
         """Open each EEG file, and choose its channels; says what is left out, and which files cannot be used."""
+        first_by_path = {r.eeg: r for r in reversed(recordings) if r.eeg is not None}
         counts: Counter[str] = Counter()
         problems: list[Problem] = []
-        paths = self._list_eeg_files(recordings)
-        for path in paths:
+        for path, recording in first_by_path.items():
             try:
-                chosen = self._choose_channels(Path(path))
-                match_channels(chosen.choice.spelt, self.channels, path)
-                counts.update(chosen.choice.remarks)
+                choice, remarks, _ = self._choose_channels(Path(path))
+                match_channels(choice.spelt, self.channels, path)
+                counts.update(remarks)
             except DataError as error:
-                of_file = next(r for r in recordings if r.eeg == path)
-                problems.append(Problem(of_file.subject, of_file.recording, path, str(error)))
-        return tuple(f"{remark} ({n} of {len(paths)} runs)" for remark, n in counts.most_common()), tuple(problems)
-
-    def _list_eeg_files(self, recordings: Sequence[Recording]) -> list[str]:
-        return list(dict.fromkeys(r.eeg for r in recordings if r.eeg is not None))
+                problems.append(Problem(recording.subject, recording.recording, path, str(error)))
+        said = [f"{remark} ({n} of {len(first_by_path)} files)" for remark, n in counts.most_common()]
+        return tuple(said), tuple(problems)
 
     def list_companion_files(self, recording: Recording) -> tuple[str, ...]:
         """List the sidecars that `read_eeg` looks at."""
@@ -297,9 +293,10 @@ class BIDS(DatasetReader):
                 one of the first recording, or the recording begins after its end.
         """
         path = recording.get_eeg_file()
-        if self._kept_eeg is None or self._kept_eeg[0] != path:
+        key = (path, self.wanted_channels)
+        if self._kept_eeg is None or self._kept_eeg[0] != key:
             self._kept_eeg = None  # first let go of the old one
-            self._kept_eeg = (path, self._read_file(Path(path)))
+            self._kept_eeg = (key, self._read_file(Path(path)))
         span_s = recording.spans_s.get("eeg")
         return self._kept_eeg[1] if span_s is None else _cut_eeg(self._kept_eeg[1], span_s, f"{path} ({recording.id})")
 
@@ -308,17 +305,16 @@ class BIDS(DatasetReader):
         facts = read_json(facts_path) if facts_path else {}
         if facts.get("RecordingType") == "epoched":
             raise DataError(f"{path} holds epochs and no recording, as {facts_path} says; export the whole recording")
-        choice, table = self._choose_channels(path)
+        choice, remarks, table = self._choose_channels(path)
         order = match_channels(choice.spelt, self.channels, str(path))
-        remarks = list(choice.remarks)
-        if extra := [name for i, name in enumerate(choice.taken) if i not in order]:
+        if extra := [name for i, name in enumerate(choice.spelt) if i not in order]:
             remarks.append(f"channels that the first recording lacks, left out: {', '.join(extra)}")
         taken = [choice.taken[i] for i in order]
         raw = eeg.read_eeg_file(path, taken)
         stated_hz = _read_number(facts, "SamplingFrequency")
         if stated_hz and abs(stated_hz - raw.hz) > 1e-3 * raw.hz:
             remarks.append(f"eeg.json states {stated_hz:g} Hz, the file {raw.hz:g} Hz, which is used")
-        spans_s, joins_s, wrong = self.tables.find_missing_spans(path)
+        spans_s, joins_s, wrong = self.tables.find_marks(path)
         values_CT, unit_remarks = _scale_unitless(path, raw.values_CT, [table.get(name) for name in taken])
         bad = {
             n: table[name].bad
@@ -334,32 +330,29 @@ class BIDS(DatasetReader):
             channels=self.channels,
             bad_channels=marked | bad,
             missing_s=(*raw.missing_s, *spans_s),
-            joins_s=(*raw.joins_s, *joins_s),
+            joins_s=tuple(sorted({*raw.joins_s, *joins_s})),
             remarks=(*raw.remarks, *remarks, *unit_remarks, *wrong),
             mains_hz=_read_number(facts, "PowerLineFrequency"),
         )
 
-    def _choose_channels(self, path: Path) -> "ChosenChannels":
-        """Choose the EEG channels of a file: by the types of the table beside it, else by those of the file."""
+    def _choose_channels(self, path: Path) -> tuple[ChannelChoice, list[str], dict[str, Channel]]:
+        """Choose the EEG channels of a file, what is left out, and the table beside it."""
         file = eeg.open_eeg_file(path)
-        try:
-            names, types = file.names, file.types
-        finally:
-            file.close()
+        file.close()
         table = self.tables.read_channels(path)
-        if missing := [name for name, channel in table.items() if channel.kind == "EEG" and name not in names]:
+        if missing := [name for name, row in table.items() if row.kind == "EEG" and name not in file.names]:
             raise DataError(
                 f"{path} has no channel {', '.join(missing)}, which its channels.tsv calls EEG; it has "
-                f"{', '.join(names)}; correct the names"
+                f"{', '.join(file.names)}; correct the names"
             )
-        if table:
-            types = tuple("eeg" if name in table and table[name].kind == "EEG" else "misc" for name in names)
-        return ChosenChannels(choose_channels(names, types, self.wanted_channels, str(path)), table)
-
-
-class ChosenChannels(NamedTuple):
-    choice: ChannelChoice
-    table: dict[str, Channel]  # by name; none where there is no channels.tsv
+        if not table:
+            choice = choose_channels(file.names, file.types, self.wanted_channels, str(path))
+            return choice, list(choice.remarks), table
+        kinds = [table[name].kind if name in table else "not in channels.tsv" for name in file.names]
+        types = ["eeg" if kind == "EEG" else "misc" for kind in kinds]
+        choice = choose_channels(file.names, types, self.wanted_channels, str(path))
+        left = [f"{name} ({kind})" for name, kind in zip(file.names, kinds, strict=True) if name in choice.left_out]
+        return choice, [f"not EEG, left out: {', '.join(left)}"] if left else [], table
 
 
 def _read_number(facts: dict[str, Any], name: str) -> float:
@@ -401,10 +394,6 @@ def _cut_eeg(raw: RawEEG, span_s: Span, where: str) -> RawEEG:
         remarks = (*remarks, "an event goes on beyond the end of the file: what there is of it is used")
     last = min(last, n_samples)
     start_s, end_s = first / raw.hz, last / raw.hz
-    return replace(
-        raw,
-        values_CT=raw.values_CT[:, first:last],
-        missing_s=shift_spans(raw.missing_s, start_s, end_s),
-        joins_s=tuple(time_s - start_s for time_s in raw.joins_s if start_s < time_s < end_s),
-        remarks=remarks,
-    )
+    joins_s = tuple(join_s - start_s for join_s in raw.joins_s if start_s < join_s < end_s)
+    missing_s = shift_spans(raw.missing_s, start_s, end_s)
+    return replace(raw, values_CT=raw.values_CT[:, first:last], missing_s=missing_s, joins_s=joins_s, remarks=remarks)

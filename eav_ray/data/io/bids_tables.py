@@ -175,17 +175,16 @@ class BIDSTables:
                 return runs
         return [run for _, run in sorted(zip(times, runs, strict=True), key=lambda pair: pair[0])]
 
-    def find_missing_spans(self, source: Path) -> tuple[tuple[Span, ...], tuple[float, ...], list[str]]:
-        """Find what `events.tsv` says is not to be used, and where the recording was joined; and what is wrong in it.
+    def find_marks(self, source: Path) -> tuple[tuple[Span, ...], tuple[float, ...], list[str]]:
+        """Find what `events.tsv` says is not to be used, where the recording was joined, and what is wrong in it.
 
         Returns:
-            Spans, and times of joins, seconds; and a line for each row that cannot be used.
+            Spans in seconds, times of joins, and a line for each row that cannot be used.
         """
         events, wrong = self.read_events(source)
-        marks = [e for e in events if e.is_mark]
-        spans = [(max(0.0, e.start_s), e.start_s + e.duration_s) for e in marks if e.duration_s > 0]
-        joins = [e.start_s for e in marks if not e.duration_s > 0 and e.start_s > 0]
-        return tuple(span for span in spans if span[1] > span[0]), tuple(joins), wrong
+        marks = [(e.start_s, e.start_s + (e.duration_s if e.duration_s > 0 else 0.0)) for e in events if e.is_mark]
+        spans_s = tuple((max(0.0, first_s), last_s) for first_s, last_s in marks if last_s > max(0.0, first_s))
+        return spans_s, tuple(first_s for first_s, last_s in marks if first_s == last_s > 0), wrong
 
     def read_channels(self, source: Path) -> dict[str, Channel]:
         """Read the channels beside a file, by name, in order; none where there is no table.

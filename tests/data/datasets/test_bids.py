@@ -21,7 +21,7 @@ from eav_ray.data.preprocessing.eeg import compare_mains, prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowFormat, cut_recording
 from eav_ray.data.recordings import Listing
 from eav_ray.data.shards.dataset import open_dataset
-from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.shards.location import name_index_folder
 from eav_ray.data.splits import list_labeled_recordings, make_split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.pipelines.preprocess.dataset_check import check_dataset, format_dataset_check
@@ -255,7 +255,7 @@ def test_marks_are_no_classes(tmp_path: Path) -> None:
     reader, listing = read(tmp_path)
     assert reader.classes == ("happy", "sad") and len(listing.recordings) == 3
     first = reader.read_eeg(listing.recordings[0])
-    assert (1.0, 1.0) in first.missing_s  # joined here: pieces that know nothing of each other
+    assert first.joins_s == (1.0,)
 
 
 def test_tables_and_files_of_only_one_task_are_used(tmp_path: Path) -> None:
@@ -498,6 +498,15 @@ def test_names_of_no_kind_are_passed_over(tmp_path: Path) -> None:
     assert len(read(tmp_path)[1].recordings) == 3
 
 
+def test_check_opens_each_file_once_and_names_what_differs(tmp_path: Path) -> None:
+    write_run(tmp_path, "01", kind="EDF")
+    write_run(tmp_path, "02", kind="EDF")
+    (tmp_path / "sub-02/eeg/sub-02_task-film_channels.tsv").write_text("name\ttype\nCZ1\tEEG\n")
+    found = check_dataset(experiment(tmp_path, {}))
+    assert "eeg: not EEG, left out: HEOG (EOG) (1 of 2 files)" in found.remarks
+    assert [(p.subject, "has no channel CZ1" in p.reason) for p in found.problems] == [("sub-02", True)]
+
+
 def test_names_that_bids_does_not_know_end_in_no_traceback(tmp_path: Path) -> None:
     folder = write_run(tmp_path).parent
     rng = np.random.default_rng(0)
@@ -562,11 +571,11 @@ def test_a_column_without_its_table_is_refused() -> None:
         override(Experiment(), {"data.bids": {"label": "trial_type"}})
 
 
-def test_other_labels_are_other_shards(tmp_path: Path) -> None:
+def test_other_labels_are_other_indexes(tmp_path: Path) -> None:
     write_labels(tmp_path)
     sections = ({"label": "participants.group"}, {"label": "events.trial_type"}, {"label": "sessions.mood"})
-    stores = {open_shard_store(experiment(tmp_path, {"data.bids": section})).root for section in sections}
-    assert len(stores) == 3
+    names = {name_index_folder(experiment(tmp_path, {"data.bids": section})) for section in sections}
+    assert len(names) == 3
 
 
 def test_check_and_preprocessing_take_it(tmp_path: Path) -> None:
