@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -209,6 +208,5 @@ def _text(field: bytes) -> str:
     return field.decode("latin1").split("\0")[0].strip()
 
 
-def _number(field: bytes) -> Any:
-    value = float(_text(field).replace(",", "."))
-    return value
+def _number(field: bytes) -> float:
+    return float(_text(field).replace(",", "."))

@@ -119,7 +119,7 @@ class MNEFile(EEGFile):
     def _read(self, channels: Sequence[str]) -> RawEEG:
         values_CT = np.asarray(self.raw.get_data(picks=np.array(channels), verbose="ERROR"), dtype=np.float64)
         hz, suffix = float(self.raw.info["sfreq"]), self.path.suffix.lower() if self.path else ""
-        units, scales, remarks = ["V"] * len(channels), [1.0] * len(channels), []
+        units, scales = ["V"] * len(channels), [1.0] * len(channels)
         if suffix in (".vhdr", ".ahdr"):
             assert self.path is not None
             if brainvision.is_cut_off(self.path, len(self.names)):
@@ -137,7 +137,7 @@ class MNEFile(EEGFile):
             bad_channels=bad,
             missing_s=placed.missing_s,
             joins_s=placed.joins_s,
-            remarks=(*remarks, *raw.remarks, *placed.remarks),
+            remarks=(*raw.remarks, *placed.remarks),
         )
 
     def _place(self, values_CT: np.ndarray, hz: float, channels: Sequence[str]) -> PlacedSamples:

@@ -228,3 +228,15 @@ def write_set_in_hdf5(path: Path) -> None:
 def test_boundaries_of_a_large_set_file(tmp_path: Path) -> None:
     write_set_in_hdf5(tmp_path / "a.set")
     check_paused(read_eeg_file(tmp_path / "a.set", NAMES))
+
+
+@pytest.mark.parametrize("is_dated", [False, True])
+def test_a_join_of_cropped_pieces_lies_where_they_meet(tmp_path: Path, is_dated: bool) -> None:
+    parts = [make_raw(EEG_CT).crop(tmin=5), make_raw(EEG_CT).crop(tmin=3)]
+    for part, onset_s in zip(parts, (2.0, 4.0), strict=True):
+        part.set_meas_date(1e9 if is_dated else None)
+        part.set_annotations(mne.Annotations([onset_s], [1.0], ["BAD_x"]), verbose="ERROR")
+    mne.concatenate_raws(parts, verbose="ERROR").save(tmp_path / "a_raw.fif", fmt="double", verbose="ERROR")
+    raw = read_eeg_file(tmp_path / "a_raw.fif", NAMES)
+    assert raw.joins_s == (15.0,) and raw.values_CT.shape == (8, 3200)
+    np.testing.assert_allclose(raw.missing_s, [(2, 3), (19, 20)])
