@@ -19,7 +19,7 @@ MAX_BACKWARD_S = 1.0  # time stamps that go back by more start again: what follo
 # What FFmpeg may take a file for, whatever its name is. Playlists, lists of files and pictures, and text that is drawn
 # are not among them: they point to other files or to the network, or make a film of anything.
 FORMATS = (
-    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,av1,avi,caf,dts,dv,eac3,flac,flv,gxf,h264,hevc,ivf,live_flv,loas,m4v,"
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,apng,asf,au,av1,avi,caf,dts,dv,eac3,flac,flv,gif,gxf,h264,hevc,ivf,live_flv,loas,m4v,"
     "matroska,webm,mjpeg,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,mpegtsraw,mpegvideo,mpc,mpc8,mxf,nut,obu,oga,ogg,ogv,"
     "rm,sox,spx,tak,tta,vc1,voc,w64,wav,wtv,wv,xwma,yuv4mpegpipe"
 )
@@ -29,13 +29,20 @@ IMPAIRED = Disposition.hearing_impaired | Disposition.visual_impaired | Disposit
 
 
 def open_container(path: str | Path, timeout_s: float) -> InputContainer:
-    """Open a file by what it holds and not by its name, which may lie; no other file is opened for it."""
-    return av.open(
-        str(Path(path).absolute()),  # a name such as concat:a is no protocol
-        metadata_errors="ignore",
-        timeout=timeout_s,
-        options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
-    )
+    """Open a file by what it holds and not by its name, which may lie; no other file is opened for it.
+
+    Raises:
+        ValueError: It is of no kind that is known, or one of `DECODE_ERRORS`.
+    """
+    try:
+        return av.open(
+            str(Path(path).absolute()),  # a name such as concat:a is no protocol
+            metadata_errors="ignore",
+            timeout=timeout_s,
+            options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
+        )
+    except av.error.ArgumentError:  # which the list gives rise to
+        raise ValueError("it is no film or sound of a known kind") from None
 
 
 def select_film(container: InputContainer, path: str | Path, timeout_s: float) -> tuple[av.VideoStream, list[str]]:

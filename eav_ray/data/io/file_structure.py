@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from eav_ray.data.io.container_crop import Crop, read_clean_aperture, read_matroska_crops
 from eav_ray.errors import DataError
 
 MAX_DISAGREEMENT_S = 0.5  # lengths of one track; recorders round, and count the last frame or not
@@ -22,12 +23,14 @@ UNKNOWN_DURATIONS = (0, 0xFFFFFFFF, 2**64 - 1)
 BOX_NAME = re.compile(rb"[A-Za-z0-9 \xa9\-_]{4}")
 CONTAINER_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts")
 EBML, SEGMENT, CLUSTER, CRC = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75", 0xBF
-CHECKED_ELEMENTS = {b"\x15\x49\xa9\x66": "times", b"\x16\x54\xae\x6b": "streams"}
+TRACKS = b"\x16\x54\xae\x6b"
+CHECKED_ELEMENTS = {b"\x15\x49\xa9\x66": "times", TRACKS: "streams"}
 
 
 class Structure(NamedTuple):
     remarks: tuple[str, ...] = ()
     is_open_ended: bool = False  # it was written piece by piece, and does not state how many there are
+    crops: tuple[Crop, ...] = ()  # of its films, in their order
 
 
 def check_structure(path: str | Path) -> Structure:
@@ -44,10 +47,10 @@ def check_structure(path: str | Path) -> Structure:
             if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
                 return _check_mp4(file, file_bytes, path)
             if head[:4] == EBML:
-                return Structure(is_open_ended=_check_matroska(file, file_bytes, path))
+                return _check_matroska(file, file_bytes, path)
     except DataError:
         raise
-    except (struct.error, ValueError, IndexError, OverflowError) as error:
+    except (struct.error, ValueError, IndexError, ArithmeticError) as error:
         reason = "a table is cut off"
         reason = str(error) if type(error) is ValueError else reason
         raise DataError(
@@ -88,9 +91,16 @@ def _check_mp4(file: BinaryIO, file_bytes: int, path: str | Path) -> Structure:
             f"{path} has no index (moov), without which no frame is found: its recorder was stopped before its end, or "
             "it breaks off; copy it again, repair it with the recorder's program, or leave it out"
         )
+    crops = _read_crops(moov)
     if b"moof" in names:  # each fragment states its own frames
-        return Structure(is_open_ended=True)
-    return Structure(_check_moov(moov, file_bytes, path) if moov else ())
+        return Structure(is_open_ended=True, crops=crops)
+    return Structure(_check_moov(moov, file_bytes, path) if moov else (), crops=crops)
+
+
+def _read_crops(moov: bytes) -> tuple[Crop, ...]:
+    tracks = [_find_boxes(body) for name, body in _iter_boxes(moov) if name == b"trak"]
+    films = [boxes for boxes in tracks if boxes.get(b"hdlr", b"")[8:12] == b"vide"]
+    return tuple(read_clean_aperture(boxes.get(b"stsd", b"")) for boxes in films)
 
 
 class _Track(NamedTuple):
@@ -227,14 +237,10 @@ def _list_chunks(boxes: dict[bytes, bytes], n_sized: int | None) -> np.ndarray:
 # Matroska and WebM
 
 
-def _check_matroska(file: BinaryIO, file_bytes: int, path: str | Path) -> bool:
-    """Compare the length of the segment with the file, and checksums with what they are of.
-
-    Returns:
-        Whether it states no length.
-    """
+def _check_matroska(file: BinaryIO, file_bytes: int, path: str | Path) -> Structure:
+    """Compare the length of the segment with the file, and checksums with what they are of."""
     file.seek(0)
-    is_open_ended = False
+    is_open_ended, crops = False, list[Crop]()
     for _ in range(MAX_ELEMENTS):
         name, n_bytes = _read_element(file)
         if not name:
@@ -254,10 +260,11 @@ def _check_matroska(file: BinaryIO, file_bytes: int, path: str | Path) -> bool:
             body = file.read(n_bytes)
             if body[:2] == bytes([CRC, 0x84]) and zlib.crc32(body[6:]).to_bytes(4, "little") != body[2:6]:
                 raise ValueError(f"the checksum of what it says of its {CHECKED_ELEMENTS[name]} is wrong")
+            crops += read_matroska_crops(body) if name == TRACKS else []
         if start + n_bytes > file_bytes:
             break
         file.seek(start + n_bytes)
-    return is_open_ended
+    return Structure(is_open_ended=is_open_ended, crops=tuple(crops))
 
 
 def _read_element(file: BinaryIO) -> tuple[bytes, int | None]:

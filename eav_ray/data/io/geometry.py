@@ -10,6 +10,7 @@ import av.error
 import av.filter
 import numpy as np
 
+from eav_ray.data.io.container_crop import Crop
 from eav_ray.data.io.dynamic_range import TRANSFERS, map_to_standard_range
 from eav_ray.data.io.limits import MAX_FRAME_PIXELS
 from eav_ray.errors import DataError
@@ -101,14 +102,15 @@ class FrameCorrector:
         remarks: What was changed, as the file says.
     """
 
-    def __init__(self, path: object, pixel_aspect: Fraction | None, *, square_pixels: bool) -> None:
+    def __init__(self, path: object, pixel_aspect: Fraction | None, crop: Crop, *, square_pixels: bool) -> None:
         """
         Args:
             pixel_aspect: Width of a pixel by its height.
+            crop: What the container cuts off.
             square_pixels: Stretch frames until pixels are square, which a part that is cut out of them needs. A whole
                 frame becomes a square anyhow, and the shape of its pixels nothing to it.
         """
-        self._path, self._square_pixels = path, square_pixels
+        self._path, self._crop, self._square_pixels = path, crop, square_pixels
         self._pixel_aspect = float(pixel_aspect or 1)
         self._graphs: dict[Steps, FilterGraph] = {}
         self._size = (0, 0)
@@ -118,7 +120,7 @@ class FrameCorrector:
         """Correct one frame.
 
         Raises:
-            DataError: What it says of its turn or of its pixels means nothing.
+            DataError: What it says of its turn, its edges or its pixels means nothing.
         """
         if self._size not in ((0, 0), (frame.width, frame.height)):
             self.remarks.add("its frames change their size")
@@ -127,6 +129,8 @@ class FrameCorrector:
             self.remarks.add("its transparency was left out")
         steps: list[tuple[str, str]] = []
         matrix = frame.side_data.get("DISPLAYMATRIX")
+        if any(self._crop):
+            frame = self._cut(frame)
         if transfer := TRANSFERS.get(int(frame.color_trc)):
             frame = map_to_standard_range(frame)
             self.remarks.add(f"its high dynamic range ({transfer}) was mapped to the standard one")
@@ -134,11 +138,19 @@ class FrameCorrector:
             steps.append(("scale", self._describe_stretch(frame)))
         if matrix is not None:
             steps += self._list_turns(np.frombuffer(matrix, "<i4", 9))
-        if not steps:
-            return frame
-        graph = self._graphs.setdefault(tuple(steps), FilterGraph(tuple(steps)))
+        return self._filter(frame, tuple(steps)) if steps else frame
+
+    def _cut(self, frame: av.VideoFrame) -> av.VideoFrame:
+        left, top, right, bottom = self._crop
+        wide, high = frame.width - left - right, frame.height - top - bottom
+        if wide < 1 or high < 1:
+            raise DataError(f"{self._path} says that nothing of its picture is to be shown; convert it")
+        self.remarks.add("its edges were cut off, as its file says")
+        return self._filter(frame, (("crop", f"{wide}:{high}:{left}:{top}"),))
+
+    def _filter(self, frame: av.VideoFrame, steps: Steps) -> av.VideoFrame:
         frame.pts = 0 if frame.pts is None else frame.pts
-        return graph.push(frame)[-1]
+        return self._graphs.setdefault(steps, FilterGraph(steps)).push(frame)[-1]
 
     def _describe_stretch(self, frame: av.VideoFrame) -> str:
         aspect = self._pixel_aspect

@@ -93,7 +93,7 @@ class _Track:
         for frame in self._iter_frames(container, stream, bool(duration_s)):
             self._check_rate(frame.sample_rate)
             samples_T = _to_mono(frame)
-            if not _is_pcm(stream) and np.abs(samples_T).max() > MAX_LEVEL:  # a decoder's noise from damaged bytes
+            if not _is_pcm(stream) and not np.abs(samples_T).max() <= MAX_LEVEL:  # a decoder's noise, or no number
                 self._note_damage()
                 continue
             if frame.time is not None:

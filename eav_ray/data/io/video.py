@@ -10,6 +10,7 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
+from eav_ray.data.io.container_crop import Crop
 from eav_ray.data.io.containers import (
     DECODE_ERRORS,
     MAX_BACKWARD_S,
@@ -171,8 +172,10 @@ class _Film:
         start_s = read_start_s(container)
         if (duration_s := read_duration_s(container, stream)) and not self.structure.is_open_ended:
             self.stated_s = duration_s + read_lateness_s(stream, start_s)
+        number = list(container.streams.video).index(stream)
+        crop = self.structure.crops[number] if number < len(self.structure.crops) else Crop()
         corrector = FrameCorrector(
-            self.path, stream.sample_aspect_ratio, square_pixels=isinstance(self.collector, FaceCropper)
+            self.path, stream.sample_aspect_ratio, crop, square_pixels=isinstance(self.collector, FaceCropper)
         )
         self._select(deinterlace(self._iter_frames(container, stream), self.remarks), start_s, corrector)
         self.collector.flush()

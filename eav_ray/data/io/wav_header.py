@@ -69,12 +69,16 @@ def _walk(file: BinaryIO, file_bytes: int, path: str | Path) -> WavHeader:
     at, block_bytes, long_bytes = 12, 0, 0
     is_compressed, bytes_per_s = False, 0
     found: WavHeader | None = None
+    is_padded = False
     for _ in range(MAX_CHUNKS):
         file.seek(at)
         chunk = file.read(8)
         if len(chunk) < 8:
             break
         name, n_bytes = struct.unpack(order + "4sI", chunk)
+        if is_padded and not _is_chunk_name(name) and _has_chunk(file, at - 1, file_bytes, order):
+            at, is_padded = at - 1, False  # some writers leave out the byte that makes a length even
+            continue
         if found is not None and not _is_chunk_name(name):
             if at < min(riff_end, file_bytes) and not _is_padding(file, at):
                 raise ValueError(f"its samples end at byte {at}, and no chunk follows")
@@ -84,6 +88,8 @@ def _walk(file: BinaryIO, file_bytes: int, path: str | Path) -> WavHeader:
                 long_bytes = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
             case b"fmt ":
                 block_bytes, is_compressed, bytes_per_s = _check_format(file.read(min(n_bytes, 64)), order)
+            case b"data" if found is not None:
+                raise ValueError("its samples lie in two places")
             case b"data":
                 there = file_bytes - at - 8
                 n_bytes = long_bytes if n_bytes == 0xFFFFFFFF and long_bytes else n_bytes
@@ -99,7 +105,8 @@ def _walk(file: BinaryIO, file_bytes: int, path: str | Path) -> WavHeader:
                         "it out"
                     )
                 found = WavHeader(False, False, is_compressed, bytes_per_s, n_bytes, False)
-        at += 8 + n_bytes + n_bytes % 2
+        is_padded = bool(n_bytes % 2)
+        at += 8 + n_bytes + is_padded
         if at > file_bytes + 1 and found is None:
             raise ValueError(f"its chunk {name!r} is longer than the file")
     if found is None:

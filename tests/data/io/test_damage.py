@@ -201,6 +201,14 @@ def test_other_chunks_and_a_rate_of_bytes_that_was_left_open_are_no_contradictio
         (tmp_path / "a.wav").write_bytes(changed)
         found = audio.decode_audio(tmp_path / "a.wav", 16_000)
         assert len(found.samples_T) == 16_000 and found.remarks == () and found.missing_s == ()
+    mono, begin = wav("PCM_U8", 1)
+    odd = put(put(mono, begin - 4, 15_999), 4, len(mono) - 1 + 12 - 8)[:-1]
+    for padding in (b"", b"\0"):
+        (tmp_path / "a.wav").write_bytes(odd + padding + listed)
+        assert len(audio.read_audio(tmp_path / "a.wav", 16_000)) == 15_999
+    (tmp_path / "a.wav").write_bytes(whole + whole[at - 8 :])
+    with pytest.raises(DataError, match="its samples lie in two places"):
+        audio.decode_audio(tmp_path / "a.wav", 16_000)
     (tmp_path / "a.wav").write_bytes(whole + b"\x01\x02\x03 notes of some editor")
     assert audio.decode_audio(tmp_path / "a.wav", 16_000).remarks == (
         "something that is no sound follows its end, and was left out",

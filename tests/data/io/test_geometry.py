@@ -1,5 +1,7 @@
 """Stored pictures are what a player shows, by the definition of each statement of a file."""
 
+import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from eav_ray.data.io import face_crop, video
+from eav_ray.data.io.container_crop import Crop
 from eav_ray.data.io.geometry import FrameCorrector, deinterlace
 from eav_ray.errors import DataError
 from tests.helpers.films import draw_corners, make_frames, read_corners, set_display_matrix, write_media
@@ -88,7 +91,7 @@ def test_pixels_that_are_not_square_count_for_the_crop_alone(tmp_path: Path, asp
     whole = video.read_video(path, 5, 64)
     np.testing.assert_array_equal(whole.frames, video.read_video(plain, 5, 64).frames)
     assert whole.remarks == ()
-    corrector = FrameCorrector("a", aspect, square_pixels=True)
+    corrector = FrameCorrector("a", aspect, Crop(), square_pixels=True)
     frame = corrector.correct(make_frames([draw_corners()], [0])[0])
     assert frame.width / frame.height == pytest.approx(128 / 96 * aspect, rel=0.01)
     assert min(frame.width, frame.height) >= 96
@@ -105,6 +108,44 @@ def test_the_crop_of_a_film_with_wide_pixels_is_square_as_shown(tmp_path: Path) 
     found = video.read_video(path, 5, 64, face_step=1)
     edges = found.frames[2].mean((0, 2))[[2, -3]]
     assert edges.min() > 60  # nothing of the black sides, which a square of stored pixels would have
+
+
+def test_edges_that_a_container_cuts_off_are_not_shown(tmp_path: Path) -> None:
+    """The box `clap` of QuickTime and the elements PixelCrop of Matroska: 32 pixels at the left, 24 at the bottom."""
+    picture = draw_corners()
+    picture[:, :32] = picture[-24:] = 0
+    frames = make_frames([picture] * 10, np.arange(10) / 10)
+    mp4 = write_media(tmp_path / "a.mp4", frames, rate=10)
+    whole = mp4.read_bytes()
+    clap = struct.pack(">I4s8i", 40, b"clap", 96, 1, 72, 1, 16, 1, -12, 1)  # 96 x 72, its middle 16 right and 12 up
+    at = whole.index(b"mp4v") - 4 + struct.unpack(">I", whole[whole.index(b"mp4v") - 4 :][:4])[0]
+    moved = bytearray(whole[:at] + clap + whole[at:])
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"mp4v"):
+        place = moved.rindex(name) - 4 if name == b"mp4v" else moved.index(name) - 4
+        moved[place : place + 4] = struct.pack(">I", struct.unpack(">I", moved[place : place + 4])[0] + 40)
+    mp4.write_bytes(bytes(moved))
+    mkv = write_media(tmp_path / "a.mkv", frames, rate=10)
+    whole = mkv.read_bytes()
+    width = whole.index(b"\xb0\x81\x80\xba\x81\x60")  # PixelWidth 128, PixelHeight 96
+    sides = b"\x54\xcc\x81" + bytes([32]) + b"\x54\xaa\x81" + bytes([24])
+    moved = bytearray(whole[:width] + sides + whole[width:])
+    for name, n_name in ((b"\x18\x53\x80\x67", 4), (b"\x16\x54\xae\x6b", 4), (b"\xae\x01\x00\x00", 1), (b"\xe0", 1)):
+        place = moved.rindex(name, 0, width) + n_name
+        n_bytes = 9 - moved[place].bit_length()
+        size = int.from_bytes(moved[place : place + n_bytes], "big") + 8
+        moved[place : place + n_bytes] = size.to_bytes(n_bytes, "big")
+    tracks = moved.rindex(b"\x16\x54\xae\x6b", 0, width)
+    crc = moved.index(b"\xbf\x84", tracks)
+    n_bytes = int.from_bytes(moved[tracks + 4 : crc], "big") & ((1 << 7 * (crc - tracks - 4)) - 1)
+    moved[crc + 2 : crc + 6] = zlib.crc32(bytes(moved[crc + 6 : crc + n_bytes])).to_bytes(4, "little")
+    mkv.write_bytes(bytes(moved))
+    for path in (mp4, mkv):
+        found = video.read_video(path, 5, 64)
+        assert found.remarks == ("its edges were cut off, as its file says",), path
+        expected = [20, 90, 160, 235]  # of the 96 x 72 that are left, the dividing lines are at 32 and 48
+        grey = found.frames[2].astype(float).mean(-1)
+        np.testing.assert_allclose([grey[8, 8], grey[8, 56], grey[56, 8], grey[56, 56]], expected, atol=4)
+        assert grey.min() > 10  # nothing of the black edges
 
 
 # Colours
@@ -155,7 +196,7 @@ def test_a_film_keeps_its_matrix_through_a_turn_and_a_file(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
 def test_high_dynamic_range_is_mapped_to_the_standard_one(transfer: int, name: str) -> None:
-    corrector = FrameCorrector("a", None, square_pixels=False)
+    corrector = FrameCorrector("a", None, Crop(), square_pixels=False)
     # Codes of limited range that stand for black, 10, 100, 203 and 1000 cd/m2, by BT.2100.
     codes = {16: (64, 329, 509, 573, 723), 18: (64, 287, 616, 721, 940)}[transfer]
     greys: list[float] = []
