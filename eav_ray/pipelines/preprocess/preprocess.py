@@ -97,6 +97,7 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     channels = registry.list_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else ()
     if todo:
         store.probe()
+        store.require_writable()
         maker = ChunkMaker(experiment.data, experiment.preprocessing, store, channels, listing.recordings)
         total = sum(len(c.recordings) for c in todo)
         with cluster.connect_to_ray(experiment.runtime), open_progress_bar("preprocess", total, "recordings") as bar:
