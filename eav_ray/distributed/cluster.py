@@ -28,6 +28,7 @@ from eav_ray.distributed.ray_workarounds import (
     PLASMA_FOLDER_OPTION,
     answers_without_token,
     count_local_gpus,
+    list_variables_for_ray,
     ray_environment,
     secure_token,
 )
@@ -260,6 +261,7 @@ def _start_local_ray(runtime: RuntimeConfig) -> None:
     check_local_start(runtime)
     _, folder = find_ray_folder()
     shared, size = choose_object_store(folder)
+    options: dict[str, Any] = {} if shared == SHARED_MEMORY else {PLASMA_FOLDER_OPTION: str(shared)}
     try:
         with environment_variables({"RAY_TMPDIR": str(folder)}), keep_hangup_from_children():
             # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
@@ -271,14 +273,15 @@ def _start_local_ray(runtime: RuntimeConfig) -> None:
                 object_store_memory=size,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                **({} if shared == SHARED_MEMORY else {PLASMA_FOLDER_OPTION: str(shared)}),
+                **options,
             )
     except Exception as error:  # noqa: BLE001 - Ray raises Exception itself, and whatever its processes met
         ray.shutdown()
+        variables = list_variables_for_ray()
         raise ConfigError(
             f"Ray does not start on this machine: {describe_error(error)}; its logs lie in "
-            f"{folder}/ray/session_latest/logs; a limit of this shell (`ulimit -a`), a firewall on loopback or too "
-            "little memory may be the cause"
+            f"{folder}/ray/session_latest/logs; the cause may be a limit (`ulimit -a`), too little memory, a firewall "
+            f"on loopback{', or what is set: ' if variables else ''}{', '.join(variables)}"
         ) from None
 
 

@@ -155,6 +155,12 @@ def ray_environment(*, is_local: bool, dashboard: bool) -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = is_cluster_enabled
 
 
+def list_variables_for_ray() -> list[str]:
+    """List the variables that Ray reads and the user has set, perhaps for another Ray: sorted names."""
+    own = CONNECTION_VARIABLES | LOCAL_RAY_VARIABLES | LOOPBACK_VARIABLES
+    return sorted(name for name in os.environ if name.startswith("RAY_") and name not in (*own, "RAY_TMPDIR"))
+
+
 def secure_token(*, is_local: bool) -> dict[str, str]:
     """Let nobody but this user read the token by which Ray is reached.
 

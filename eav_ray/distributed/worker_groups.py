@@ -107,6 +107,7 @@ def train_runs(
     done = {key: checkpoint.prefix for key, checkpoint in find_finished_runs(unique, results).items()}
     if len(done) == len(unique):  # a group would start, find nothing to do and end: half a minute
         return QueueState(done, {}, 0.0, "", False, ())
+    results.require_writable()
     if any(run.features_prefix for run in unique):
         from eav_ray.distributed.frozen_features import compute_frozen_features
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -137,11 +138,24 @@ class Store:
 
         A folder is made where it is missing; one that is only read may be kept from writing.
         """
+        if self.is_local and Path(self.root).is_file():
+            raise DataError(f"{self.root} is a file, and a store is a folder; give another path")
         with self._explain("use", ""):
             if self.is_local:
                 Path(self.root).mkdir(parents=True, exist_ok=True)
             else:
                 probe_backend(self._backend, self.root, is_exclusive=not self._is_shared_without_conditions)
+
+    def require_writable(self) -> None:
+        """Write a small file and delete it, so that a folder that is only read is said before work begins.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        if self.is_local:
+            name = f"probe-{secrets.token_hex(8)}"
+            self.write(name, b"")
+            self.delete(name)
 
     def open_substore(self, name: str) -> "Store":
         return Store(self.format_path(check_store_name(name)))

@@ -302,11 +302,28 @@ def test_a_disk_that_does_not_answer_is_not_said_to_be_held(store: Store, monkey
 
 def test_a_root_that_cannot_be_a_folder_is_said_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name, reason in (("file", "File exists"), ("file/below", "Not a directory")):
-        with pytest.raises(DataError, match=f"cannot use {tmp_path}/{name}.*: {reason}"):
-            Store(tmp_path / name).probe()
+    with pytest.raises(DataError, match=f"{tmp_path}/file is a file, and a store is a folder; give another path"):
+        Store(tmp_path / "file").probe()
+    with pytest.raises(DataError, match=f"cannot use {tmp_path}/file/below.*: Not a directory"):
+        Store(tmp_path / "file" / "below").probe()
     Store(tmp_path / "new" / "store").probe()
     assert (tmp_path / "new" / "store").is_dir()
+
+
+def test_a_folder_that_is_only_read_is_said_before_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.require_writable()
+    assert os.listdir(tmp_path) == []
+
+    def refuse(*_: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(
+        DataError, match=f"cannot write {tmp_path}/probe-.*: Read-only file system; nothing was changed"
+    ):
+        store.require_writable()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_replacement_that_was_cut_off_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,8 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     listing = _drop_incomplete_recordings(experiment, listing)
     require_preprocessing_extras(experiment)
     store, folder = open_shard_store(experiment), name_index_folder(experiment)
+    store.probe()
+    store.require_writable()
     with store.lock(f"{folder}/{LOCK}") as store:
         contents = hash_listing(experiment, dataset, listing, Store(experiment.store.shards))
         wanted = experiment.preprocessing.eeg.channels
@@ -71,7 +73,6 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
         planned = plan_chunks(experiment, listing, contents, channels)
         todo = [c for c in planned if not is_chunk_done(store, c)]
         if todo:
-            store.probe()
             maker = ChunkMaker(experiment.data, experiment.preprocessing, store, channels, listing.recordings)
             _make_chunks(experiment, maker, todo)
         records = [store.read_json(f"records/{c.name}.json") for c in planned]
