@@ -24,7 +24,8 @@ import pandas as pd
 import torch
 
 from benchmarks import synthetic
-from benchmarks.common import find_real_data, finish_benchmark, format_gains, parse_arguments, read_table, write_table
+from benchmarks.common import find_real_data, finish_benchmark, parse_arguments, read_table, write_table
+from benchmarks.gains import format_gains
 from benchmarks.real import score_subjects
 from eav_ray.config import Experiment, digest, load_experiment, override
 from eav_ray.data.shards.dataset import Dataset, open_dataset

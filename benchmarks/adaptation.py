@@ -10,7 +10,8 @@ import sys
 
 import pandas as pd
 
-from benchmarks.common import Goal, finish_benchmark, format_gains, parse_arguments
+from benchmarks.common import Goal, finish_benchmark, parse_arguments
+from benchmarks.gains import format_gains
 from benchmarks.synthetic import FOLDS, SPEC, make_experiment
 from eav_ray.config import override
 from eav_ray.data.shards.dataset import open_dataset

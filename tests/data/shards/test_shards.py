@@ -14,7 +14,15 @@ import pytest
 
 from eav_ray.config import DataConfig, EEGPreprocessing, VideoPreprocessing
 from eav_ray.data.io import jpeg
-from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex, read_index, read_shard, write_index
+from eav_ray.data.shards.index import (
+    INDEX_FILE,
+    SHARDS_FORMAT,
+    ShardFile,
+    ShardIndex,
+    read_index,
+    read_shard,
+    write_index,
+)
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import build_window_table, decode_parquet, encode_parquet, encode_window
 from eav_ray.data.shards.window_cache import WindowCache
@@ -150,9 +158,10 @@ def test_shards_of_another_format_are_refused_in_one_line(tmp_path: Path) -> Non
     index = ShardIndex("k", ("a", "b"), ("eeg",), 30, (), {})
     write_index(store, index)
     assert read_index(store) == index
-    store.write_json(INDEX_FILE, store.read_json(INDEX_FILE) | {"format": 2})
+    store.write_json(INDEX_FILE, store.read_json(INDEX_FILE) | {"format": SHARDS_FORMAT + 1})
     with pytest.raises(
-        DataError, match="index.json has the format 2, and this version reads format 1; preprocess again"
+        DataError,
+        match=f"index.json has the format {SHARDS_FORMAT + 1}, and this version reads format {SHARDS_FORMAT}; preprocess",
     ):
         read_index(store)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import benchmarks
-from benchmarks.common import format_gains
+from benchmarks.gains import format_gains
 
 OPTIONAL_PACKAGES = {"cv2"}  # of the extra `bench`, which tests do not install
 
