@@ -203,14 +203,13 @@ class TransformedReader(DatasetReader):
 
     def __init__(self, reader: DatasetReader, transform: Callable[[RawEEG, Recording], RawEEG]) -> None:
         self._reader, self._transform = reader, transform
-        self.wanted_channels = reader.wanted_channels
 
     @property  # what is wanted is asked of the data set itself
-    def wanted_channels(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def wanted_channels(self) -> tuple[str, ...]:
         return self._reader.wanted_channels
 
     @wanted_channels.setter
-    def wanted_channels(self, names: tuple[str, ...]) -> None:
+    def wanted_channels(self, names: tuple[str, ...]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._reader.wanted_channels = names
 
     def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
