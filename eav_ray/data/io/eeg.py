@@ -214,6 +214,8 @@ def open_eeg_file(path: str | Path) -> EEGFile:
                 _check_hdf5(path)
             elif is_mat5(path):
                 check_mat5(path)
+            elif path.suffix.lower() == ".fif":
+                _check_fif(path)
             raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
             if any("does not match the file size" in str(w.message) for w in caught):
                 raw.close()
@@ -272,6 +274,31 @@ def convert_units(
         remarks=tuple(remarks),
         stated_unit=stated.pop() if len(stated) == 1 else "",
     )
+
+
+def _check_fif(path: Path) -> None:
+    """Refuse a FIF file whose tags lead back to one before, which MNE would follow without end.
+
+    Raises:
+        ValueError: They do.
+    """
+    seen: set[int] = set()
+    place = 0
+    with path.open("rb") as file:
+        while place not in seen:
+            seen.add(place)
+            file.seek(place)
+            head = file.read(16)
+            if len(head) < 16:
+                return
+            size, following = (
+                int.from_bytes(head[8:12], "big", signed=True),
+                int.from_bytes(head[12:], "big", signed=True),
+            )
+            place = following if following else place + 16 + size
+            if following < 0 or place < 0:
+                return
+    raise ValueError("its tags lead in a circle")
 
 
 def _check_hdf5(path: Path) -> None:

@@ -238,3 +238,13 @@ def test_samples_of_brainvision_that_end_within_one_were_not_copied_whole(tmp_pa
     path.with_suffix(".eeg").write_bytes(samples[:-6])
     with pytest.raises(DataError, match=r"a\.vhdr breaks off within a sample; copy it again"):
         read_eeg_file(path, NAMES)
+
+
+def test_tags_of_fif_that_lead_in_a_circle_are_not_followed(tmp_path: Path) -> None:
+    path = tmp_path / "a_raw.fif"
+    content = bytearray(build("fif"))
+    second = 16 + int.from_bytes(content[8:12], "big")
+    content[second + 12 : second + 16] = second.to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="its tags lead in a circle"):
+        read_eeg_file(path, NAMES)
