@@ -270,7 +270,11 @@ class BIDS(DatasetReader):
             try:
                 choice, remarks, _ = self._choose_channels(Path(path))
                 match_channels(choice.spelt, self.channels, path)
-                counts.update(remarks)
+                file = eeg.open_eeg_file(path)
+                try:
+                    counts.update((*remarks, *file.describe_header(choice.taken)))
+                finally:
+                    file.close()
             except DataError as error:
                 problems.append(Problem(recording.subject, recording.recording, path, str(error)))
         said = [f"{remark} ({n} of {len(first_by_path)} files)" for remark, n in counts.most_common()]

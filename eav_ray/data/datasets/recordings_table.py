@@ -156,7 +156,7 @@ class RecordingsTable(DatasetReader):
                 try:
                     choice = self._choose_same_channels(file)
                     match_channels(choice.spelt, self.channels, path)
-                    counts.update(choice.remarks)
+                    counts.update((*choice.remarks, *file.describe_header(choice.taken)))
                 finally:
                     file.close()
             except DataError as error:

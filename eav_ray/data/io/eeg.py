@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import mne
@@ -18,7 +19,7 @@ from eav_ray.data.io import brainvision, edf
 from eav_ray.data.io.eeg_marks import (
     Annotation,
     Marks,
-    PlacedSamples,
+    describe_marks,
     find_marks,
     find_segments,
     join_marks,
@@ -89,7 +90,25 @@ class EEGFile:
                     f"{self.source} cannot be read to its end ({describe_error(error)}); replace it or leave it out"
                 ) from None
 
+    def describe_header(self, channels: Sequence[str]) -> tuple[str, ...]:
+        """List what the file says of the named channels and of its time that will change what is stored, a line each.
+
+        Raises:
+            DataError: What it says cannot be used.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return self._describe_header(channels)
+            except READ_ERRORS as error:
+                raise DataError(
+                    f"{self.source} cannot be read as EEG ({describe_error(error)}); replace it or leave it out"
+                ) from None
+
     def _read(self, channels: Sequence[str]) -> RawEEG:
+        raise NotImplementedError
+
+    def _describe_header(self, channels: Sequence[str]) -> tuple[str, ...]:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -118,18 +137,11 @@ class MNEFile(EEGFile):
 
     def _read(self, channels: Sequence[str]) -> RawEEG:
         values_CT = np.asarray(self.raw.get_data(picks=np.array(channels), verbose="ERROR"), dtype=np.float64)
-        hz, suffix = float(self.raw.info["sfreq"]), self.path.suffix.lower() if self.path else ""
-        units, scales = ["V"] * len(channels), [1.0] * len(channels)
-        if suffix in (".vhdr", ".ahdr"):
-            assert self.path is not None
-            if brainvision.is_cut_off(self.path, len(self.names)):
-                raise DataError(f"{self.path} breaks off within a sample; copy it again")
-            units = [self.units.get(name, "uV") for name in channels]
-            scales = [BRAINVISION_SCALES.get(unit.replace("\u00c2", ""), 1.0) for unit in units]
-        elif suffix == ".set":  # by convention
-            units, scales = ["uV"] * len(channels), [1e-6] * len(channels)
-        raw = convert_units(values_CT, hz, channels, units, scales)
-        placed = self._place(raw.values_CT, hz, channels)
+        hz = float(self.raw.info["sfreq"])
+        if self._is_brainvision and self.path and brainvision.is_cut_off(self.path, len(self.names)):
+            raise DataError(f"{self.path} breaks off within a sample; copy it again")
+        raw = convert_units(values_CT, hz, channels, *self._list_units(channels))
+        placed = place_samples(raw.values_CT, hz, self._find_marks(hz), channels, self.source)
         bad = {name: MARKED_BAD for name in self.raw.info["bads"] if name in channels}
         return replace(
             raw,
@@ -140,16 +152,42 @@ class MNEFile(EEGFile):
             remarks=(*raw.remarks, *placed.remarks),
         )
 
-    def _place(self, values_CT: np.ndarray, hz: float, channels: Sequence[str]) -> PlacedSamples:
+    def _describe_header(self, channels: Sequence[str]) -> tuple[str, ...]:
+        bad = [name for name in self.raw.info["bads"] if name in channels]
+        units, _ = self._list_units(channels)
+        marks = self._find_marks(float(self.raw.info["sfreq"]))
+        return (
+            *(read_units(units).remarks),
+            *describe_marks(marks),
+            *([f"{MARKED_BAD}: {', '.join(bad)}"] if bad else []),
+        )
+
+    @property
+    def _suffix(self) -> str:
+        return self.path.suffix.lower() if self.path else ""
+
+    @property
+    def _is_brainvision(self) -> bool:
+        return self._suffix in (".vhdr", ".ahdr")
+
+    def _list_units(self, channels: Sequence[str]) -> tuple[list[str], list[float]]:
+        """List the unit of each channel as it is written, and by what MNE multiplied its numbers."""
+        if self._is_brainvision:
+            units = [self.units.get(name, "uV") for name in channels]
+            return units, [BRAINVISION_SCALES.get(unit.replace("\u00c2", ""), 1.0) for unit in units]
+        if self._suffix == ".set":  # by convention
+            return ["uV"] * len(channels), [1e-6] * len(channels)
+        return ["V"] * len(channels), [1.0] * len(channels)
+
+    def _find_marks(self, hz: float) -> Marks:
         annotations = list_annotations(self.raw.annotations, self.raw.first_time)
-        suffix = self.path.suffix.lower() if self.path else ""
-        marks = Marks()
+        marks, suffix = Marks(), self._suffix
         if self.path and suffix == ".set" and any(a.description.lower() in ("boundary", "-99") for a in annotations):
             # MNE cuts the duration of a boundary at the end of what is left.
             annotations = list_annotations(mne.read_annotations(self.path), 0.0)
-        if self.path and suffix in (".vhdr", ".ahdr"):
+        if self.path and self._is_brainvision:
             marks = find_segments(brainvision.read_marker_text(self.path), hz, self.source)
-        return place_samples(values_CT, hz, join_marks(find_marks(annotations, hz), marks), channels, self.source)
+        return join_marks(find_marks(annotations, hz), marks)
 
 
 class EDFFile(EEGFile):
@@ -166,8 +204,8 @@ class EDFFile(EEGFile):
         header = self.header
         indices = [header.labels.index(name) for name in channels]
         hz = edf.check_channels(header, indices)
-        gaps = edf.find_gaps(header)
         per_record = header.n_samples[indices[0]]
+        marks = self._find_marks(hz, per_record)
         read = mne.io.read_raw_bdf if header.sample_bytes == 3 else mne.io.read_raw_edf
         # latin1 decodes any byte: for others MNE raises a bare Exception, and annotations are read here.
         # Channels of a higher rate than these would have MNE resample all.
@@ -181,19 +219,31 @@ class EDFFile(EEGFile):
         units = [header.units[i] for i in indices]
         scales = [EDF_SCALES.get(unit.strip(edf.BLANKS), 1.0) for unit in units]
         found = convert_units(values_CT, hz, channels, units, scales)
-        marks = find_marks(edf.list_annotations(header), hz, is_on_real_clock=True)
-        marks = join_marks(marks, Marks(pauses=tuple((k * per_record, late_s) for k, late_s in gaps)))
         placed = place_samples(found.values_CT, hz, marks, channels, self.source)
-        remarks = []
-        if header.stated_records != header.n_records:
-            remarks.append(NOT_ENDED if header.stated_records == -1 else MISCOUNTED)
         return replace(
             found,
             values_CT=placed.values_CT,
             missing_s=placed.missing_s,
             joins_s=placed.joins_s,
-            remarks=(*remarks, *found.remarks, *placed.remarks),
+            remarks=(*self._describe_records(), *found.remarks, *placed.remarks),
         )
+
+    def _describe_header(self, channels: Sequence[str]) -> tuple[str, ...]:
+        indices = [self.header.labels.index(name) for name in channels]
+        hz = edf.check_channels(self.header, indices)
+        marks = self._find_marks(hz, self.header.n_samples[indices[0]])
+        units = read_units([self.header.units[i] for i in indices])
+        return (*self._describe_records(), *units.remarks, *describe_marks(marks))
+
+    def _describe_records(self) -> list[str]:
+        if self.header.stated_records == self.header.n_records:
+            return []
+        return [NOT_ENDED if self.header.stated_records == -1 else MISCOUNTED]
+
+    def _find_marks(self, hz: float, per_record: int) -> Marks:
+        marks = find_marks(edf.list_annotations(self.header), hz, is_on_real_clock=True)
+        pauses = tuple((k * per_record, late_s) for k, late_s in edf.find_gaps(self.header))
+        return join_marks(marks, Marks(pauses=pauses))
 
 
 def open_eeg_file(path: str | Path) -> EEGFile:
@@ -249,31 +299,42 @@ def convert_units(
         units: As they are written.
         scales: By which MNE multiplied the numbers of each channel.
     """
-    parsed = [parse_unit(unit) for unit in units]
-    remarks = []
-    for unit, written in dict.fromkeys(zip(parsed, units, strict=True)):
-        if unit == "auto":
-            remarks.append(
-                f"unit {written.strip()!r} is none that is known: preprocessing.eeg.unit decides, or the amplitude"
-            )
-        elif not is_usual_unit(written):
-            remarks.append(f"unit {written.strip()!r} is read as {unit}")
-    known = Counter(unit for unit in parsed if unit != "auto")
-    if known and "auto" in parsed:
-        commonest = known.most_common(1)[0][0]
-        remarks.append(f"channels without a known unit are taken as {commonest}, as the others")
-        parsed = [commonest if unit == "auto" else unit for unit in parsed]
-    to_unit = [MICROVOLTS.get(unit, 1.0) / scale for unit, scale in zip(parsed, scales, strict=True)]
+    read = read_units(units)
+    to_unit = [MICROVOLTS.get(unit, 1.0) / scale for unit, scale in zip(read.units, scales, strict=True)]
     values_CT *= np.array(to_unit)[:, None]
-    stated = set(parsed) if "auto" not in parsed else set()
+    stated = set(read.units) - {"auto"}
     return RawEEG(
         values_CT,
         hz,
         tuple(channels),
-        "microvolt" if known else "auto",
-        remarks=tuple(remarks),
+        "microvolt" if stated else "auto",
+        remarks=read.remarks,
         stated_unit=stated.pop() if len(stated) == 1 else "",
     )
+
+
+class ReadUnits(NamedTuple):
+    units: list[str]  # of each channel: a key of `MICROVOLTS`; all "auto" where none is known
+    remarks: tuple[str, ...]
+
+
+def read_units(written: Sequence[str]) -> ReadUnits:
+    """Read the units of channels as they are written; a channel without one takes the commonest of the others."""
+    units = [parse_unit(unit) for unit in written]
+    remarks = []
+    for unit, text in dict.fromkeys(zip(units, written, strict=True)):
+        if unit == "auto":
+            remarks.append(
+                f"unit {text.strip()!r} is none that is known: preprocessing.eeg.unit decides, or the amplitude"
+            )
+        elif not is_usual_unit(text):
+            remarks.append(f"unit {text.strip()!r} is read as {unit}")
+    known = Counter(unit for unit in units if unit != "auto")
+    if known and "auto" in units:
+        commonest = known.most_common(1)[0][0]
+        remarks.append(f"channels without a known unit are taken as {commonest}, as the others")
+        units = [commonest if unit == "auto" else unit for unit in units]
+    return ReadUnits(units, tuple(remarks))
 
 
 def _check_fif(path: Path) -> None:

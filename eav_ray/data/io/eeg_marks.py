@@ -144,6 +144,17 @@ def _parse_time(text: str) -> datetime | None:
         return None
 
 
+def describe_marks(marks: Marks) -> list[str]:
+    """List what marks will change of what is stored, a line each."""
+    found = {
+        PAUSED: marks.pauses or marks.blank,
+        JOINED: marks.joins,
+        MARKED_BAD: marks.bad_s,
+        CHANNEL_MARKED_BAD: marks.bad_channels_s,
+    }
+    return [remark for remark, spans in found.items() if spans]
+
+
 def join_marks(first: Marks, second: Marks) -> Marks:
     """Put the marks of one file together, whose bad spans are on one clock."""
     return replace(

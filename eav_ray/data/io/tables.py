@@ -178,6 +178,8 @@ def find_named_file(folder: Path, cell: str, what: str) -> tuple[str, str]:
         reason = f"{what} is on a drive of Windows; write its path relative to the table's folder, or as it is here"
     elif ADDRESS.match(unquoted):
         reason = f"{what} is an address; write the path of a file that is here"
+    elif "\\" in unquoted:
+        reason = f"{what} does not exist, nor with / for each \\; correct the path or empty the cell"
     elif other := _find_other_case(folder / spellings[1]):
         reason = f"{what} does not exist, but {other} does; small and capital letters must agree"
     return str(folder / cell), reason

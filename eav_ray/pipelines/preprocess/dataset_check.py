@@ -11,7 +11,10 @@ from eav_ray.data.recordings import Problem, Recording
 from eav_ray.pipelines.preprocess.duplicates import find_duplicate_files, format_duplicates
 from eav_ray.pipelines.preprocess.near_duplicates import find_near_duplicates, format_near_duplicates
 
-SHALLOW = "what is the same, but encoded anew, louder or begun later, only decoding shows: `eav check --deep`"
+SHALLOW = (
+    "only decoding shows what is damaged, lost or silent (`eav preprocess`), and what is the same but encoded anew, "
+    "louder or begun later (`eav check --deep`)"
+)
 
 
 @dataclass(frozen=True)

@@ -262,6 +262,7 @@ def test_a_file_whose_name_has_a_backslash_is_itself(media: Path) -> None:
     ("cell", "words"),
     [
         (r"C:\data\a.wav", "the audio file is on a drive of Windows; write its path relative to the table's folder"),
+        (r"sub\a.wav", "the audio file does not exist, nor with / for each \\; correct the path"),
         ("D:/data/a.wav", "is on a drive of Windows"),
         (r"\\server\share\a.wav", "is on a drive of Windows"),
         ("https://example.org/a.wav", "the audio file is an address"),

@@ -9,7 +9,8 @@ import mne
 import numpy as np
 import pytest
 
-from eav_ray.data.io.eeg import read_eeg_file
+from eav_ray.data.io.eeg import open_eeg_file, read_eeg_file
+from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError
 from tests.helpers.eeg_files import NAMES, make_eeg, make_raw, write_brainvision, write_edf, write_fif, write_set
@@ -240,3 +241,27 @@ def test_a_join_of_cropped_pieces_lies_where_they_meet(tmp_path: Path, is_dated:
     raw = read_eeg_file(tmp_path / "a_raw.fif", NAMES)
     assert raw.joins_s == (15.0,) and raw.values_CT.shape == (8, 3200)
     np.testing.assert_allclose(raw.missing_s, [(2, 3), (19, 20)])
+
+
+@pytest.mark.parametrize("kind", ["edf", "bdf", "vhdr", "set", "fif"])
+def test_what_a_header_says_is_known_without_a_sample_and_is_what_reading_says(tmp_path: Path, kind: str) -> None:
+    """Of pauses here; of units and bad channels in files of their own."""
+    path = write_paused(tmp_path, kind)
+    path = tmp_path / "paused_raw.fif" if kind == "fif" else path
+    file = open_eeg_file(path)
+    described = file.describe_header(NAMES)
+    assert any("paused" in remark for remark in described)
+    assert set(file.read(NAMES).remarks) == set(described)
+    file.close()
+
+
+def test_units_records_and_bad_channels_are_known_without_a_sample(tmp_path: Path) -> None:
+    write_edf(tmp_path / "a.edf", EEG_CT, units=["uV", ".V", *["uV"] * 6])
+    assert open_eeg_file(tmp_path / "a.edf").describe_header(NAMES) == (
+        "unit '.V' is none that is known: preprocessing.eeg.unit decides, or the amplitude",
+        "channels without a known unit are taken as microvolt, as the others",
+    )
+    write_fif(tmp_path / "a_raw.fif", EEG_CT, bads=["C3"], annotations=[(2.0, 1.0, "bad jump"), (5.0, 0.0, "EDGE")])
+    file = open_eeg_file(tmp_path / "a_raw.fif")
+    assert file.describe_header(NAMES) == (JOINED, MARKED_BAD, "marked bad in the file: C3")
+    file.close()

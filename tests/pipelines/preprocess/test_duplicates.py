@@ -72,7 +72,7 @@ def test_rows_of_one_file_and_of_equal_bytes_are_named_with_the_way_out(tmp_path
     ]
     shown = format_dataset_check(check_dataset(e))
     assert "2 subjects, 4 recordings, 0 problems\nduplicates: " in shown
-    assert shown.endswith("only decoding shows: `eav check --deep`")
+    assert shown.endswith("begun later (`eav check --deep`)")
 
 
 def test_one_eeg_file_of_three_rows_is_named_once(tmp_path: Path) -> None:
