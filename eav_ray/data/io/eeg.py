@@ -43,6 +43,7 @@ NUMPY_TAG_PREFIX = b"NUMPY:"  # begins a tag of h5py
 EDF_SCALES = {"uV": 1e-6, "\u00b5V": 1e-6, "\u03bcV": 1e-6, "\x83\u00caV": 1e-6, "mV": 1e-3}
 BRAINVISION_SCALES = {"V": 1.0, "mV": 1e-3, "\u00b5V": 1e-6, "uV": 1e-6, "nV": 1e-9}
 
+EEG_UNIT_KEY = "preprocessing.eeg.unit"
 MARKED_BAD = "marked bad in the file"
 NOT_ENDED = "the header does not say how many records there are: those that are there are used"
 MISCOUNTED = "the header counts other records than the file holds: those that are there are used"
@@ -324,9 +325,7 @@ def read_units(written: Sequence[str]) -> ReadUnits:
     remarks = []
     for unit, text in dict.fromkeys(zip(units, written, strict=True)):
         if unit == "auto":
-            remarks.append(
-                f"unit {text.strip()!r} is none that is known: preprocessing.eeg.unit decides, or the amplitude"
-            )
+            remarks.append(f"unit {text.strip()!r} is none that is known: {EEG_UNIT_KEY} decides, or the amplitude")
         elif not is_usual_unit(text):
             remarks.append(f"unit {text.strip()!r} is read as {unit}")
     known = Counter(unit for unit in units if unit != "auto")
