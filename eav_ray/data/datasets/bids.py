@@ -356,7 +356,8 @@ class BIDS(DatasetReader):
         types = ["eeg" if kind == "EEG" else "misc" for kind in kinds]
         choice = choose_channels(file.names, types, self.wanted_channels, str(path))
         left = [f"{name} ({kind})" for name, kind in zip(file.names, kinds, strict=True) if name in choice.left_out]
-        return choice, [f"not EEG, left out: {', '.join(left)}"] if left else [], table
+        reason = choice.reason if choice.is_selected else "not EEG"
+        return choice, [f"{reason}, left out: {', '.join(left)}"] if left else [], table
 
 
 def _read_number(facts: dict[str, Any], name: str) -> float:

@@ -129,9 +129,8 @@ class MNEFile(EEGFile):
             self.types = tuple(map(self._find_type, self.names, self.types))
 
     def _find_type(self, name: str, kind: str) -> str:
-        """MNE takes a channel for no EEG where it does not know how its unit is written."""
-        unit = self.units.get(name, "uV")
-        return "eeg" if kind == "misc" and unit not in BRAINVISION_SCALES and not is_no_voltage(unit) else kind
+        """MNE takes a channel for no EEG where it does not know how its unit is written, or no place is stated."""
+        return "eeg" if kind == "misc" and not is_no_voltage(self.units.get(name, "uV")) else kind
 
     def close(self) -> None:
         self.raw.close()
@@ -150,7 +149,19 @@ class MNEFile(EEGFile):
             bad_channels=bad,
             missing_s=placed.missing_s,
             joins_s=placed.joins_s,
-            remarks=(*raw.remarks, *placed.remarks),
+            remarks=(*raw.remarks, *self._describe_projections(channels), *placed.remarks),
+        )
+
+    def _describe_projections(self, channels: Sequence[str]) -> list[str]:
+        """Name what the file would have projected out; an average reference, which comes later, does not count."""
+        average = mne.io.constants.FIFF.FIFFV_PROJ_ITEM_EEG_AVREF
+        names = [
+            proj["desc"]
+            for proj in self.raw.info["projs"]
+            if not proj["active"] and proj["kind"] != average and set(channels) & set(proj["data"]["col_names"])
+        ]
+        return (
+            [f"projections that the file states and has not applied are left out: {', '.join(names)}"] if names else []
         )
 
     def _describe_header(self, channels: Sequence[str]) -> tuple[str, ...]:
@@ -159,6 +170,7 @@ class MNEFile(EEGFile):
         marks = self._find_marks(float(self.raw.info["sfreq"]))
         return (
             *(read_units(units).remarks),
+            *self._describe_projections(channels),
             *describe_marks(marks),
             *([f"{MARKED_BAD}: {', '.join(bad)}"] if bad else []),
         )
@@ -188,6 +200,9 @@ class MNEFile(EEGFile):
             annotations = list_annotations(mne.read_annotations(self.path), 0.0)
         if self.path and self._is_brainvision:
             marks = find_segments(brainvision.read_marker_text(self.path), hz, self.source)
+            known = {*marks.joins, *(sample for sample, _ in marks.pauses)}
+            joins = [n for n in brainvision.list_joins(self.path, len(self.raw.times)) if n not in known]
+            marks = join_marks(marks, Marks(joins=tuple(joins)))
         return join_marks(find_marks(annotations, hz), marks)
 
 
@@ -267,11 +282,15 @@ def open_eeg_file(path: str | Path) -> EEGFile:
                 check_mat5(path)
             elif path.suffix.lower() == ".fif":
                 _check_fif(path)
+            elif path.suffix.lower() in (".vhdr", ".ahdr"):
+                brainvision.check_header(path)
             raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
             if any("does not match the file size" in str(w.message) for w in caught):
                 raw.close()
                 raise DataError(f"{path} breaks off, or goes on: it is not as long as its header says; copy it again")
             return MNEFile(raw, str(path), path)
+    except DataError:
+        raise
     except READ_ERRORS as error:
         if "number of trials is" in str(error) or path.name.lower().endswith(("-epo.fif", "_epo.fif", "-epo.fif.gz")):
             raise DataError(f"{path} cannot be read as EEG: {EPOCHS}") from None

@@ -62,7 +62,10 @@ def filter_official(session: Sequence[RawEEG], preprocessing: EEGPreprocessing) 
         for (k, first, _), start, end in zip(run.parts, [0, *ends[:-1]], ends, strict=True):
             filtered[k][first] = filtered_CT[:, start:end]
     usable = [
-        piece for k, pieces in enumerate(filtered) if not found[k].lost_channels.any() for piece in pieces.values()
+        piece
+        for k, pieces in enumerate(filtered)
+        if not found[k].lost_channels.any() and not _is_flat(session[k])
+        for piece in pieces.values()
     ]
     sd_PC = [sd_C for piece in usable if np.isfinite(sd_C := measure_sd(piece, preprocessing.hz)).all()]
     sd_C = np.median(sd_PC, axis=0) if sd_PC else np.zeros(0)
@@ -71,6 +74,10 @@ def filter_official(session: Sequence[RawEEG], preprocessing: EEGPreprocessing) 
         _assemble(raw, pieces, of, preprocessing, unit, scale, remarks)
         for raw, pieces, of in zip(session, found, filtered, strict=True)
     ]
+
+
+def _is_flat(raw: RawEEG) -> bool:
+    return not np.ptp(raw.values_CT, axis=1).any()
 
 
 def _plan_runs(found: Sequence[Pieces]) -> list[_Run]:
@@ -141,6 +148,8 @@ def _assemble(
         return DataError(
             "EEG holds values that are not finite; leave this recording out, or use preprocessing.eeg.kind=clean"
         )
+    if _is_flat(raw):
+        return DataError("EEG is flat in all channels; leave this recording out")
     if not filtered:
         return DataError(
             f"EEG has no piece of {MIN_DURATION_S:g} s without pauses, lost samples or joins; leave this recording out"
