@@ -17,6 +17,7 @@ from eav_ray.config.data_sections import BIDSData
 from eav_ray.data.io import eeg
 from eav_ray.data.io.bids_layout import Run, find_runs, find_sidecar, read_json
 from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event, is_mark
+from eav_ray.data.io.eeg_units import MICROVOLTS, parse_unit
 from eav_ray.data.io.tables import find_named_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels
 from eav_ray.data.preprocessing.electrodes import match_channels
@@ -36,7 +37,6 @@ TASK_PREFIX = "task-"  # a task called listening is none of `recordings.LISTENIN
 KINDS: tuple[ModalityName, ...] = ("audio", "eeg", "video")
 Report = Callable[[str, object], None]  # takes what is wrong, and the file
 EEG_SIDECARS = (("channels", ".tsv"), ("events", ".tsv"), ("eeg", ".json"))
-SCALES = {"V": 1e6, "mV": 1e3, "µV": 1.0, "μV": 1.0, "uV": 1.0, "nV": 1e-3}  # to microvolts
 
 
 class BIDS(DatasetReader):
@@ -314,12 +314,11 @@ class BIDS(DatasetReader):
         if extra := [name for i, name in enumerate(choice.spelt) if i not in order]:
             remarks.append(f"channels that the first recording lacks, left out: {', '.join(extra)}")
         taken = [choice.taken[i] for i in order]
-        raw = eeg.read_eeg_file(path, taken)
+        raw = _apply_units(path, eeg.read_eeg_file(path, taken), [table.get(name) for name in taken])
         stated_hz = _read_number(facts, "SamplingFrequency")
         if stated_hz and abs(stated_hz - raw.hz) > 1e-3 * raw.hz:
             remarks.append(f"eeg.json states {stated_hz:g} Hz, the file {raw.hz:g} Hz, which is used")
         spans_s, joins_s, wrong = self.tables.find_marks(path)
-        values_CT, unit_remarks = _scale_unitless(path, raw.values_CT, [table.get(name) for name in taken])
         bad = {
             n: table[name].bad
             for n, name in zip(self.channels, taken, strict=True)
@@ -330,12 +329,11 @@ class BIDS(DatasetReader):
         }
         return replace(
             raw,
-            values_CT=values_CT,
             channels=self.channels,
             bad_channels=marked | bad,
             missing_s=(*raw.missing_s, *spans_s),
             joins_s=tuple(sorted({*raw.joins_s, *joins_s})),
-            remarks=(*raw.remarks, *remarks, *unit_remarks, *wrong),
+            remarks=(*raw.remarks, *remarks, *wrong),
             mains_hz=_read_number(facts, "PowerLineFrequency"),
         )
 
@@ -368,24 +366,31 @@ def _read_number(facts: dict[str, Any], name: str) -> float:
     return float(value)
 
 
-def _scale_unitless(path: Path, values_CT: np.ndarray, channels: list[Channel | None]) -> tuple[np.ndarray, list[str]]:
-    """Bring to microvolts what a file of EEGLAB holds, which states no unit and counts as microvolts, by the table."""
-    units = [channel.unit if channel else "" for channel in channels]
-    unknown = sorted({unit for unit in units if unit and unit not in SCALES})
-    remarks = (
-        [f"units of channels.tsv that are not known: {', '.join(unknown)}; those of the file are used"]
-        if unknown
-        else []
+def _apply_units(path: Path, raw: RawEEG, channels: Sequence[Channel | None]) -> RawEEG:
+    """Bring to microvolts, by the table, what states no unit, such as a file of EEGLAB; else say what differs."""
+    texts = [channel.unit if channel else "" for channel in channels]
+    units = [parse_unit(text) if text else "" for text in texts]
+    remarks: list[str] = []
+    if unknown := sorted({text for text, unit in zip(texts, units, strict=True) if unit == "auto"}):
+        remarks.append(f"units of channels.tsv that are not known: {', '.join(unknown)}; those of the file are used")
+    known = Counter(unit for unit in units if unit not in ("", "auto"))
+    is_by_convention = path.suffix.lower() == ".set"
+    if not known or not (is_by_convention or raw.unit == "auto"):
+        if raw.stated_unit and set(known) - {raw.stated_unit}:
+            remarks.append(f"channels.tsv says {', '.join(sorted(known))}, the file {raw.stated_unit}, which is used")
+        return replace(raw, remarks=(*raw.remarks, *remarks))
+    other = "microvolt" if is_by_convention else known.most_common(1)[0][0]
+    found = [unit if unit in MICROVOLTS else other for unit in units]
+    if set(found) != {"microvolt"} or not is_by_convention:
+        said = sorted({text for text, unit in zip(texts, units, strict=True) if unit in MICROVOLTS})
+        remarks.append(f"in {', '.join(said)}, as channels.tsv says, and brought to microvolts")
+    return replace(
+        raw,
+        values_CT=raw.values_CT * np.array([MICROVOLTS[unit] for unit in found])[:, None],
+        unit="microvolt",
+        stated_unit=found[0] if len(set(found)) == 1 else "",
+        remarks=(*(remark for remark in raw.remarks if eeg.EEG_UNIT_KEY not in remark), *remarks),
     )
-    if path.suffix.lower() != ".set":
-        return values_CT, remarks
-    scales_C = np.array([SCALES.get(unit, 1.0) for unit in units])
-    if (scales_C != 1).any():
-        remarks.append(
-            f"in {', '.join(sorted(set(units) & set(SCALES)))}, as channels.tsv says, and brought to microvolts"
-        )
-        values_CT = values_CT * scales_C[:, None]
-    return values_CT, remarks
 
 
 def _cut_eeg(raw: RawEEG, span_s: Span, where: str) -> RawEEG:
