@@ -10,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from eav_ray.config import DataConfig, ModalityName
 from eav_ray.config.data_sections import BIDSData
 from eav_ray.data.io import eeg
 from eav_ray.data.io.bids_layout import Run, find_runs, find_sidecar, read_json
 from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event, is_mark
-from eav_ray.data.io.eeg_units import MICROVOLTS, parse_unit
+from eav_ray.data.io.bids_units import apply_table_units
+from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
 from eav_ray.data.io.tables import find_named_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels
 from eav_ray.data.preprocessing.electrodes import match_channels
@@ -28,6 +27,7 @@ from eav_ray.data.recordings import (
     Problem,
     RawEEG,
     Recording,
+    SignalMarks,
     Span,
     shift_spans,
 )
@@ -65,6 +65,7 @@ class BIDS(DatasetReader):
         self.runs = self._choose_runs(runs)
         self._kept_eeg: tuple[tuple[str, tuple[str, ...]], RawEEG] | None = None  # of the file that was read last
         self._channels: dict[tuple[str, ...], tuple[str, ...]] = {}  # by those that are wanted
+        self._signal_marks: dict[str, SignalMarks] = {}  # by the path of a file
         self._check_label_column()
         self._listing, self.classes = self._list_recordings()
         found = {m for r in self._listing.recordings for m in KINDS if r.get_source(m)}
@@ -287,6 +288,19 @@ class BIDS(DatasetReader):
         found = (find_sidecar(self.root, Path(recording.eeg), *sidecar) for sidecar in EEG_SIDECARS)
         return tuple(str(path) for path in found if path is not None)
 
+    def find_signal_marks(self, recording: Recording) -> SignalMarks:
+        """Find what `events.tsv` and `channels.tsv` say of the signals in a recording's file; each file once."""
+        path = recording.get_eeg_file()
+        if path not in self._signal_marks:
+            try:
+                spans_s, joins_s, _ = self.tables.find_marks(Path(path))
+                rows = self.tables.read_channels(Path(path))
+                marks = SignalMarks(spans_s, joins_s, {name: row.bad for name, row in rows.items() if row.bad})
+            except DataError as error:
+                marks = SignalMarks(problem=str(error))
+            self._signal_marks[path] = marks
+        return self._signal_marks[path]
+
     def read_eeg(self, recording: Recording) -> RawEEG:
         """The channels that `channels.tsv` calls EEG, (channels, samples), microvolts, in the order of `channels`.
 
@@ -314,11 +328,13 @@ class BIDS(DatasetReader):
         if extra := [name for i, name in enumerate(choice.spelt) if i not in order]:
             remarks.append(f"channels that the first recording lacks, left out: {', '.join(extra)}")
         taken = [choice.taken[i] for i in order]
-        raw = _apply_units(path, eeg.read_eeg_file(path, taken), [table.get(name) for name in taken])
+        raw = apply_table_units(path, eeg.read_eeg_file(path, taken), [table.get(name) for name in taken])
         stated_hz = _read_number(facts, "SamplingFrequency")
         if stated_hz and abs(stated_hz - raw.hz) > 1e-3 * raw.hz:
             remarks.append(f"eeg.json states {stated_hz:g} Hz, the file {raw.hz:g} Hz, which is used")
         spans_s, joins_s, wrong = self.tables.find_marks(path)
+        said = {MARKED_BAD: spans_s, JOINED: joins_s}
+        remarks += [remark for remark, found in said.items() if found and remark not in raw.remarks]
         bad = {
             n: table[name].bad
             for n, name in zip(self.channels, taken, strict=True)
@@ -364,33 +380,6 @@ def _read_number(facts: dict[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         return 0.0
     return float(value)
-
-
-def _apply_units(path: Path, raw: RawEEG, channels: Sequence[Channel | None]) -> RawEEG:
-    """Bring to microvolts, by the table, what states no unit, such as a file of EEGLAB; else say what differs."""
-    texts = [channel.unit if channel else "" for channel in channels]
-    units = [parse_unit(text) if text else "" for text in texts]
-    remarks: list[str] = []
-    if unknown := sorted({text for text, unit in zip(texts, units, strict=True) if unit == "auto"}):
-        remarks.append(f"units of channels.tsv that are not known: {', '.join(unknown)}; those of the file are used")
-    known = Counter(unit for unit in units if unit not in ("", "auto"))
-    is_by_convention = path.suffix.lower() == ".set"
-    if not known or not (is_by_convention or raw.unit == "auto"):
-        if raw.stated_unit and set(known) - {raw.stated_unit}:
-            remarks.append(f"channels.tsv says {', '.join(sorted(known))}, the file {raw.stated_unit}, which is used")
-        return replace(raw, remarks=(*raw.remarks, *remarks))
-    other = "microvolt" if is_by_convention else known.most_common(1)[0][0]
-    found = [unit if unit in MICROVOLTS else other for unit in units]
-    if set(found) != {"microvolt"} or not is_by_convention:
-        said = sorted({text for text, unit in zip(texts, units, strict=True) if unit in MICROVOLTS})
-        remarks.append(f"in {', '.join(said)}, as channels.tsv says, and brought to microvolts")
-    return replace(
-        raw,
-        values_CT=raw.values_CT * np.array([MICROVOLTS[unit] for unit in found])[:, None],
-        unit="microvolt",
-        stated_unit=found[0] if len(set(found)) == 1 else "",
-        remarks=(*(remark for remark in raw.remarks if eeg.EEG_UNIT_KEY not in remark), *remarks),
-    )
 
 
 def _cut_eeg(raw: RawEEG, span_s: Span, where: str) -> RawEEG:

@@ -3,7 +3,6 @@
 What is done to it then: `data/preprocessing/eeg_clean.py`, `data/preprocessing/eeg_official.py`.
 """
 
-import mmap
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import mne
 import numpy as np
 
 from eav_ray.data.io import brainvision, edf
+from eav_ray.data.io.eeg_checks import check_fif, check_hdf5, check_set_samples
 from eav_ray.data.io.eeg_marks import (
     Annotation,
     Marks,
@@ -27,7 +27,6 @@ from eav_ray.data.io.eeg_marks import (
 )
 from eav_ray.data.io.eeg_units import MICROVOLTS, is_no_voltage, is_usual_unit, parse_unit
 from eav_ray.data.io.mat5 import check_mat5, is_mat5
-from eav_ray.data.io.matlab import has_sound_chunks
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError, describe_error
 
@@ -36,8 +35,6 @@ READ_ERRORS = (Exception,)
 
 # Of files that `mne.io.read_raw` opens; of those in several parts the one that names the others.
 SIGNAL_SUFFIXES = (".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif", ".cnt")
-
-NUMPY_TAG_PREFIX = b"NUMPY:"  # begins a tag of h5py
 
 # What MNE makes volts of, as the fields of EDF and BDF are written; of any other unit it takes the numbers as they are.
 EDF_SCALES = {"uV": 1e-6, "\u00b5V": 1e-6, "\u03bcV": 1e-6, "\x83\u00caV": 1e-6, "mV": 1e-3}
@@ -277,17 +274,22 @@ def open_eeg_file(path: str | Path) -> EEGFile:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if h5py.is_hdf5(path):
-                _check_hdf5(path)
+                check_hdf5(path)
             elif is_mat5(path):
                 check_mat5(path)
             elif path.suffix.lower() == ".fif":
-                _check_fif(path)
+                check_fif(path)
             elif path.suffix.lower() in (".vhdr", ".ahdr"):
                 brainvision.check_header(path)
             raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
             if any("does not match the file size" in str(w.message) for w in caught):
                 raw.close()
                 raise DataError(f"{path} breaks off, or goes on: it is not as long as its header says; copy it again")
+            try:
+                check_set_samples(raw, path)
+            except DataError:
+                raw.close()
+                raise
             return MNEFile(raw, str(path), path)
     except DataError:
         raise
@@ -353,51 +355,6 @@ def read_units(written: Sequence[str]) -> ReadUnits:
         remarks.append(f"channels without a known unit are taken as {commonest}, as the others")
         units = [commonest if unit == "auto" else unit for unit in units]
     return ReadUnits(units, tuple(remarks))
-
-
-def _check_fif(path: Path) -> None:
-    """Refuse a FIF file whose tags lead back to one before, which MNE would follow without end.
-
-    Raises:
-        ValueError: They do.
-    """
-    seen: set[int] = set()
-    place = 0
-    with path.open("rb") as file:
-        while place not in seen:
-            seen.add(place)
-            file.seek(place)
-            head = file.read(16)
-            if len(head) < 16:
-                return
-            size, following = (
-                int.from_bytes(head[8:12], "big", signed=True),
-                int.from_bytes(head[12:], "big", signed=True),
-            )
-            place = following if following else place + 16 + size
-            if following < 0 or place < 0:
-                return
-    raise ValueError("its tags lead in a circle")
-
-
-def _check_hdf5(path: Path) -> None:
-    """Refuse an HDF5 file that could make h5py, through which MNE reads it, follow an address that the file states.
-
-    HDF5 can hold opaque values with a tag. Those that a tag declares to be objects of NumPy are taken into memory as
-    they are: as addresses of Python objects, so that whoever wrote the file says what is run.
-
-    Raises:
-        ValueError: There is such a tag somewhere, a link to another file, where there may be one, or an array
-            whose parts are of another shape.
-    """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data.find(NUMPY_TAG_PREFIX) >= 0:
-            raise ValueError("it holds values of no type that EEG has, which can run code when they are read")
-    with h5py.File(path, "r") as links:
-        if links.visititems_links(lambda _, link: isinstance(link, h5py.ExternalLink) or None):
-            raise ValueError("it points into another file")
-        if links.visititems(lambda _, found: (isinstance(found, h5py.Dataset) and not has_sound_chunks(found)) or None):
-            raise ValueError("an array in it has parts of another shape than the whole")
 
 
 def read_eeg_file(path: str | Path, channels: Sequence[str]) -> RawEEG:

@@ -1,5 +1,6 @@
 """Signals other than EEG, such as ECG, skin conductance, respiration or gaze: filtered, and at the stored rate."""
 
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,7 +11,8 @@ from scipy.signal import butter, sosfiltfilt
 
 from eav_ray.config import FeaturePreprocessing
 from eav_ray.data.io.eeg import EEG_UNIT_KEY, open_eeg_file
-from eav_ray.data.recordings import RawEEG, Span
+from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
+from eav_ray.data.recordings import RawEEG, SignalMarks, Span
 from eav_ray.errors import DataError
 
 BAND_ORDER, ANTI_ALIAS_ORDER = 2, 8  # Butterworth, run forwards and backwards
@@ -35,7 +37,12 @@ class PreparedSignals(NamedTuple):
 
 
 def prepare_signals(
-    path: str, section: FeaturePreprocessing, window_s: float, max_duration_s: float, span_s: Span | None = None
+    path: str,
+    section: FeaturePreprocessing,
+    window_s: float,
+    max_duration_s: float,
+    span_s: Span | None = None,
+    marks: SignalMarks | None = None,
 ) -> PreparedSignals:
     """Read channels of an EEG-like file, filter them, and bring them to `section.steps` samples a window.
 
@@ -45,13 +52,17 @@ def prepare_signals(
 
     Args:
         span_s: The part of the file that is wanted; all of it where none is given.
+        marks: What tables say of the file.
     Raises:
         DataError: The file cannot be read, lacks a channel, is sampled too slowly for the band, or lasts too long.
     """
+    marks = marks or SignalMarks()
+    if marks.problem:
+        raise DataError(marks.problem)
     hz = section.steps / window_s
     file = open_eeg_file(path)
     try:
-        raws = [file.read([name]) for name in section.signals]
+        raws = [_mark_signal(file.read([name]), marks) for name in section.signals]
     finally:
         file.close()
     duration_s = max(raw.values_CT.shape[1] / raw.hz for raw in raws)
@@ -80,6 +91,18 @@ def prepare_signals(
     edges = np.flatnonzero(np.diff(np.isnan(out_TC).all(1), prepend=False, append=False)) / hz
     missing_s = tuple(zip(edges[::2].tolist(), np.minimum(edges[1::2], duration_s).tolist(), strict=True))
     return PreparedSignals(out_TC, duration_s, missing_s, tuple(dict.fromkeys(remarks)))
+
+
+def _mark_signal(raw: RawEEG, marks: SignalMarks) -> RawEEG:
+    """Add what tables say of a signal to what its file says."""
+    said = {MARKED_BAD: marks.missing_s, JOINED: marks.joins_s}
+    return replace(
+        raw,
+        missing_s=(*raw.missing_s, *marks.missing_s),
+        joins_s=(*raw.joins_s, *marks.joins_s),
+        bad_channels={**raw.bad_channels, **{n: why for n, why in marks.bad_channels.items() if n in raw.channels}},
+        remarks=(*raw.remarks, *(remark for remark, found in said.items() if found)),
+    )
 
 
 def _fill_channel(out_T: np.ndarray, raw: RawEEG, stored_hz: float, section: FeaturePreprocessing) -> None:

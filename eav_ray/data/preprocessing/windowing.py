@@ -122,7 +122,9 @@ def read_signals(
                 case _ if m in recording.features and preprocessing.features[m].signals:
                     given, section = recording.features[m], preprocessing.features[m]
                     span_s = recording.spans_s.get("eeg") if given.path == recording.eeg else None
-                    found = prepare_signals(given.path, section, preprocessing.window_s, max_duration_s, span_s)
+                    found = prepare_signals(
+                        given.path, section, preprocessing.window_s, max_duration_s, span_s, given.marks
+                    )
                     signals[m], durations_s[m], missing_s[m] = found.values_TC, found.duration_s, found.missing_s
                     remarks += [f"{m}: {remark}" for remark in found.remarks]
                 case _ if m in recording.features:

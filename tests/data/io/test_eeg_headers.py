@@ -6,6 +6,7 @@ from typing import Any
 import mne
 import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
 
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.datasets.recordings_table import RecordingsTable
@@ -13,7 +14,7 @@ from eav_ray.data.io.eeg import open_eeg_file, read_eeg_file
 from eav_ray.data.preprocessing.eeg import prepare_eeg
 from eav_ray.data.preprocessing.eeg_clean import PreparedEEG
 from eav_ray.errors import DataError
-from tests.helpers.eeg_files import NAMES, make_eeg, make_raw, write_brainvision, write_edf, write_table
+from tests.helpers.eeg_files import NAMES, make_eeg, make_raw, write_brainvision, write_edf, write_set, write_table
 
 EEG_CT = make_eeg(20)
 
@@ -128,3 +129,25 @@ def test_a_net_whose_names_begin_at_e_is_none_of_biosemi(tmp_path: Path) -> None
     names = tuple(f"E{i}" for i in range(1, 33))
     write_edf(tmp_path / "a.edf", make_eeg(2, channels=32), names)
     assert RecordingsTable(write_table(tmp_path, "a.edf")).channels == names
+
+
+@pytest.mark.parametrize(("written", "named"), [("bdf", "edf"), ("edf", "bdf")])
+def test_a_suffix_that_contradicts_the_header_is_refused(tmp_path: Path, written: str, named: str) -> None:
+    write_edf(tmp_path / f"a.{written}", EEG_CT)
+    (tmp_path / f"a.{written}").rename(tmp_path / f"a.{named}")
+    with pytest.raises(DataError, match=f"begins as an? {written.upper()} file.*rename it to .{written}$"):
+        open_eeg_file(tmp_path / f"a.{named}")
+
+
+@pytest.mark.parametrize("change", [-800, 3200])
+def test_samples_beside_a_header_are_as_many_as_it_states(tmp_path: Path, change: int) -> None:
+    write_set(tmp_path / "a.set", EEG_CT)
+    tree = loadmat(tmp_path / "a.set", simplify_cells=True)["EEG"] | {"data": "a.fdt"}
+    tree["chanlocs"] = np.array([(name,) for name in NAMES], dtype=[("labels", object)])
+    savemat(tmp_path / "a.set", {"EEG": tree})
+    content = EEG_CT.T.astype("<f4").tobytes()
+    (tmp_path / "a.fdt").write_bytes(content)
+    np.testing.assert_allclose(read_eeg_file(tmp_path / "a.set", NAMES).values_CT, EEG_CT, atol=1e-3)
+    (tmp_path / "a.fdt").write_bytes(content + bytes(change) if change > 0 else content[:change])
+    with pytest.raises(DataError, match=f"states 64000 bytes of samples, and .*a.fdt has {64000 + change}"):
+        open_eeg_file(tmp_path / "a.set")

@@ -15,6 +15,7 @@ from eav_ray.data.preprocessing.windowing import WindowFormat, cut_recording
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.models.encoders.factory import build_encoder
+from tests.helpers.eeg_files import write_edf
 
 SECTION = FeaturePreprocessing(signals=("ECG", "GSR"), steps=500)  # 100 Hz
 
@@ -206,3 +207,28 @@ def test_seconds_of_a_window_are_those_of_its_signals(tmp_path: Path) -> None:
     for window in cut.windows:
         known_s = np.isfinite(window["heart"][:, 0]).sum() / 100
         assert window["has_heart"] and window["heart_seconds"] == pytest.approx(known_s) == pytest.approx(3)
+
+
+def test_tables_of_bids_count_for_signals_too(tmp_path: Path) -> None:
+    """20 s at 100 Hz: a second is marked bad, one of two belts is bad, and the tables of the second run are damaged."""
+    folder = tmp_path / "sub-01" / "eeg"
+    folder.mkdir(parents=True)
+    (tmp_path / "participants.tsv").write_text("participant_id\tgroup\nsub-01\ta\n")
+    t = np.arange(2000) / 100
+    rows = "Fp1\tEEG\tuV\tgood\nECG\tECG\tuV\tgood\nRESP\tRESP\tuV\tbad\n"
+    for run in (1, 2):
+        name = f"sub-01_task-rest_run-{run}"
+        write_edf(folder / f"{name}_eeg.edf", np.stack([0 * t, 100 * np.sin(t), t]), ("Fp1", "ECG", "RESP"))
+        (folder / f"{name}_channels.tsv").write_text("name\ttype\tunits\tstatus\n" + rows * run)
+        (folder / f"{name}_events.tsv").write_text("onset\tduration\ttrial_type\n2\t1\tBAD_cough\n")
+    words = {"data.dataset": "bids", "data.root": str(tmp_path), "data.bids.label": "participants.group"}
+    section = {"belts": {"signals": ["ECG", "RESP"], "steps": 500}}
+    e = load_experiment("fusion", words | {"data.modalities": ["belts"], "preprocessing.features": section})
+    _, listing = registry.scan_dataset(e.data, e.preprocessing.features)
+    good, damaged = (cut_recording(r, WindowFormat(e.preprocessing, ("belts",), 0), None) for r in listing.recordings)
+    first = good.windows[0]["belts"]
+    assert np.isnan(first[:, 0]).tolist() == ((t >= 2) & (t < 3))[:500].tolist() and np.isnan(first[:, 1]).all()
+    assert [window["belts_seconds"] for window in good.windows] == [4, 5, 5, 5]
+    said = " ".join(good.quality["remarks"])
+    assert "RESP is bad in channels.tsv" in said and "spans that are marked bad are missing" in said
+    assert damaged.windows == [] and "two rows have the name" in damaged.problems[0].reason
