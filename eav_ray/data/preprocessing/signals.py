@@ -12,6 +12,7 @@ from scipy.signal import butter, sosfiltfilt
 from eav_ray.config import FeaturePreprocessing
 from eav_ray.data.io.eeg import EEG_UNIT_KEY, open_eeg_file
 from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
+from eav_ray.data.preprocessing.channel_choice import is_marker
 from eav_ray.data.recordings import RawEEG, SignalMarks, Span
 from eav_ray.errors import DataError
 
@@ -54,7 +55,8 @@ def prepare_signals(
         span_s: The part of the file that is wanted; all of it where none is given.
         marks: What tables say of the file.
     Raises:
-        DataError: The file cannot be read, lacks a channel, is sampled too slowly for the band, or lasts too long.
+        DataError: The file cannot be read, lacks a channel, is sampled too slowly for the band, or lasts too long;
+            one is a marker.
     """
     marks = marks or SignalMarks()
     if marks.problem:
@@ -62,6 +64,12 @@ def prepare_signals(
     hz = section.steps / window_s
     file = open_eeg_file(path)
     try:
+        kinds = dict(zip(file.names, file.types, strict=True))
+        if marker := next((n for n in section.signals if is_marker(n) or kinds.get(n) == "stim"), None):
+            raise DataError(
+                f"{path}: {marker} marks or counts something, which may give the label away; take it out of "
+                "preprocessing.features"
+            )
         raws = [_mark_signal(file.read([name]), marks) for name in section.signals]
     finally:
         file.close()

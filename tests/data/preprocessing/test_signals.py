@@ -77,6 +77,7 @@ def test_samples_that_are_lost_are_missing_and_move_nothing(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("section", "words"),
     [
+        (FeaturePreprocessing(signals=("ECG", "Status"), steps=500), "Status marks or counts something"),
         (FeaturePreprocessing(signals=("EKG",), steps=500), "no channel EKG; it has Fp1, ECG, GSR"),
         (FeaturePreprocessing(signals=("ECG",), steps=500, high_hz=50), "ECG is sampled at 100 Hz, too slowly for"),
     ],
