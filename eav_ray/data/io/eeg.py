@@ -63,13 +63,8 @@ class EEGFile:
     names: tuple[str, ...]
     types: tuple[str, ...]
 
-    def read(self, channels: Sequence[str]) -> RawEEG:
-        """Read the named channels, in that order.
-
-        Raises:
-            DataError: A channel is missing or there twice, or the samples or what the header states of them cannot be
-                used.
-        """
+    def require_channels(self, channels: Sequence[str]) -> None:
+        """Raise DataError where a named channel is missing, or there twice."""
         if missing := [name for name in channels if name not in self.names]:
             raise DataError(
                 f"{self.source} has no channel {', '.join(missing)}; it has {', '.join(self.names)}; "
@@ -77,6 +72,14 @@ class EEGFile:
             )
         if twice := [name for name in channels if self.names.count(name) > 1]:
             raise DataError(f"{self.source} has more than one channel {', '.join(twice)}; rename one")
+
+    def read(self, channels: Sequence[str]) -> RawEEG:
+        """Read the named channels, in that order.
+
+        Raises:
+            DataError: As `require_channels`, or the samples or what the header states of them cannot be used.
+        """
+        self.require_channels(channels)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is checked here
             try:

@@ -10,7 +10,7 @@ from scipy.interpolate import CubicSpline
 from scipy.signal import butter, sosfiltfilt
 
 from eav_ray.config import FeaturePreprocessing
-from eav_ray.data.io.eeg import EEG_UNIT_KEY, open_eeg_file
+from eav_ray.data.io.eeg import EEG_UNIT_KEY, EEGFile, open_eeg_file
 from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
 from eav_ray.data.preprocessing.channel_choice import is_marker
 from eav_ray.data.recordings import RawEEG, SignalMarks, Span
@@ -64,12 +64,7 @@ def prepare_signals(
     hz = section.steps / window_s
     file = open_eeg_file(path)
     try:
-        kinds = dict(zip(file.names, file.types, strict=True))
-        if marker := next((n for n in section.signals if is_marker(n) or kinds.get(n) == "stim"), None):
-            raise DataError(
-                f"{path}: {marker} marks or counts something, which may give the label away; take it out of "
-                "preprocessing.features"
-            )
+        _check_channels(file, section)
         raws = [_mark_signal(file.read([name]), marks) for name in section.signals]
     finally:
         file.close()
@@ -99,6 +94,25 @@ def prepare_signals(
     edges = np.flatnonzero(np.diff(np.isnan(out_TC).all(1), prepend=False, append=False)) / hz
     missing_s = tuple(zip(edges[::2].tolist(), np.minimum(edges[1::2], duration_s).tolist(), strict=True))
     return PreparedSignals(out_TC, duration_s, missing_s, tuple(dict.fromkeys(remarks)))
+
+
+def check_signals(path: str, section: FeaturePreprocessing) -> None:
+    """Open a file, and raise DataError where a signal is not there, there twice, or a marker; reads no samples."""
+    file = open_eeg_file(path)
+    try:
+        _check_channels(file, section)
+    finally:
+        file.close()
+
+
+def _check_channels(file: EEGFile, section: FeaturePreprocessing) -> None:
+    file.require_channels(section.signals)
+    kinds = dict(zip(file.names, file.types, strict=True))
+    if marker := next((n for n in section.signals if is_marker(n) or kinds[n] == "stim"), None):
+        raise DataError(
+            f"{file.source}: {marker} marks or counts something, which may give the label away; take it out of "
+            "preprocessing.features"
+        )
 
 
 def _mark_signal(raw: RawEEG, marks: SignalMarks) -> RawEEG:

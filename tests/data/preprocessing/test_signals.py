@@ -12,10 +12,15 @@ from eav_ray.config import Experiment, FeaturePreprocessing, load_experiment
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.signals import prepare_signals
 from eav_ray.data.preprocessing.windowing import WindowFormat, cut_recording
+from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.models.encoders.factory import build_encoder
+from eav_ray.pipelines.preprocess.dataset_check import check_dataset
+from eav_ray.pipelines.preprocess.preprocess import PreprocessingResult
+from eav_ray.pipelines.preprocess.quality_page import write_quality_page
 from tests.helpers.eeg_files import write_edf
+from tests.helpers.in_process_shards import write_shards
 
 SECTION = FeaturePreprocessing(signals=("ECG", "GSR"), steps=500)  # 100 Hz
 
@@ -77,13 +82,15 @@ def test_samples_that_are_lost_are_missing_and_move_nothing(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        (FeaturePreprocessing(signals=("ECG", "Status"), steps=500), "Status marks or counts something"),
+        (FeaturePreprocessing(signals=("ECG", "Status"), steps=500), "no channel Status"),
+        (FeaturePreprocessing(signals=("ECG", "Marker"), steps=500), "Marker marks or counts something"),
         (FeaturePreprocessing(signals=("EKG",), steps=500), "no channel EKG; it has Fp1, ECG, GSR"),
         (FeaturePreprocessing(signals=("ECG",), steps=500, high_hz=50), "ECG is sampled at 100 Hz, too slowly for"),
     ],
 )
 def test_what_cannot_be_read_so_is_said(tmp_path: Path, section: FeaturePreprocessing, words: str) -> None:
-    path = write_fif(tmp_path / "a_raw.fif", np.zeros((3, 1000)), 100)
+    names = ("Fp1", "ECG", "GSR", "Marker")
+    path = write_fif(tmp_path / "a_raw.fif", np.zeros((4, 1000)), 100, names)
     with pytest.raises(DataError, match=words):
         prepare_signals(str(path), section, 5, 3600)
     with pytest.raises(DataError, match="lasts 10 s; a recording may last 5 s"):
@@ -233,3 +240,24 @@ def test_tables_of_bids_count_for_signals_too(tmp_path: Path) -> None:
     said = " ".join(good.quality["remarks"])
     assert "RESP is bad in channels.tsv" in said and "spans that are marked bad are missing" in said
     assert damaged.windows == [] and "two rows have the name" in damaged.problems[0].reason
+
+
+def test_check_names_files_without_a_signal(tmp_path: Path) -> None:
+    e = make_experiment(tmp_path)
+    write_fif(tmp_path / "b_raw.fif", np.zeros((2, 1100)), 100, ("Fp1", "GSR"))
+    (problem,) = check_dataset(e).problems
+    assert problem.subject == "b" and "has no channel ECG; it has Fp1, GSR" in problem.reason
+
+
+def test_signals_need_no_eeg_beside_them(tmp_path: Path) -> None:
+    """The page of qualities is written of a data set whose files have no channel of EEG."""
+    e = make_experiment(tmp_path, **{"store.shards": str(tmp_path / "shards")})
+    for subject in "ab":
+        write_fif(
+            tmp_path / f"{subject}_raw.fif", 1e-3 * np.random.default_rng(0).normal(size=(1, 1100)), 100, ("ECG",)
+        )
+    write_shards(e)
+    index = open_dataset(e).index
+    quality = ({"subject": "a", "recording": "r", "label": 0, "windows": 2, "remarks": ["heart: it was paused"]},)
+    text, _ = write_quality_page(e, PreprocessingResult(index, (), 0, quality), frames=False)
+    assert "heart: it was paused" in text
