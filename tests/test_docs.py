@@ -55,6 +55,7 @@ ANYWHERE = {"table"}  # a line of `distributed.scoring`: why there is no table
 PASSED_ON = {
     "eav_ray/config/sections.py": {"'\\n'.join(problems)"},
     "eav_ray/config/loading.py": {"'\\n'.join(problems)", "f'{source}: {error}'", "f'{key}: {error}'"},
+    "eav_ray/data/preprocessing/signals.py": {"marks.problem"},
     "eav_ray/data/streaming/stream.py": {"snapshot.errors.get(m, NOT_SENT)"},
     "eav_ray/data/preprocessing/eeg.py": {"f'{file} ({recording.id}): {error}'"},
     "eav_ray/data/streaming/upload.py": {"str(prepared).removeprefix('eeg (sent/sent): ')"},

@@ -22,12 +22,30 @@ LISTENING = "listening"  # recordings of this task are only ever trained on
 
 
 @dataclass(frozen=True)
+class SignalMarks:
+    """What tables beside an EEG file say of the signals in it.
+
+    Attributes:
+        missing_s: Spans that are not to be used, on the clock of the file.
+        joins_s: Times at which it was joined.
+        bad_channels: Names of channels that are bad, and why.
+        problem: Why the tables cannot be used; empty where they can.
+    """
+
+    missing_s: tuple[Span, ...] = ()
+    joins_s: tuple[float, ...] = ()
+    bad_channels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class GivenFeatures:
     """Features of one recording that somebody else has computed: a row of a table, or a file of rows with times."""
 
     path: str
     values: tuple[float, ...] = ()  # of a table's row; none: `path` is a file of this recording alone
     hz: float = 0.0  # rows per second of such a file, where it holds no times
+    marks: SignalMarks = SignalMarks()  # of signals in the EEG file of the recording
 
 
 @dataclass(frozen=True)
@@ -182,6 +200,10 @@ class DatasetReader(DatasetKind):
         `.vhdr`) are found anyway, and what `scan` takes from labels counts as it stands in the recording.
         """
         return ()
+
+    def find_signal_marks(self, recording: Recording) -> SignalMarks:
+        """Find what tables beside a recording's EEG file say of signals other than EEG in it."""
+        return SignalMarks()
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """Read one recording's EEG, scalp channels only.

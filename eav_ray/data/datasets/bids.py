@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from eav_ray.config import DataConfig, ModalityName
 from eav_ray.config.data_sections import BIDSData
 from eav_ray.data.io import eeg
 from eav_ray.data.io.bids_layout import Run, find_runs, find_sidecar, read_json
 from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event, is_mark
+from eav_ray.data.io.bids_units import apply_table_units
+from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
 from eav_ray.data.io.tables import find_named_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels
 from eav_ray.data.preprocessing.electrodes import match_channels
@@ -27,6 +27,7 @@ from eav_ray.data.recordings import (
     Problem,
     RawEEG,
     Recording,
+    SignalMarks,
     Span,
     shift_spans,
 )
@@ -36,7 +37,6 @@ TASK_PREFIX = "task-"  # a task called listening is none of `recordings.LISTENIN
 KINDS: tuple[ModalityName, ...] = ("audio", "eeg", "video")
 Report = Callable[[str, object], None]  # takes what is wrong, and the file
 EEG_SIDECARS = (("channels", ".tsv"), ("events", ".tsv"), ("eeg", ".json"))
-SCALES = {"V": 1e6, "mV": 1e3, "µV": 1.0, "μV": 1.0, "uV": 1.0, "nV": 1e-3}  # to microvolts
 
 
 class BIDS(DatasetReader):
@@ -65,6 +65,7 @@ class BIDS(DatasetReader):
         self.runs = self._choose_runs(runs)
         self._kept_eeg: tuple[tuple[str, tuple[str, ...]], RawEEG] | None = None  # of the file that was read last
         self._channels: dict[tuple[str, ...], tuple[str, ...]] = {}  # by those that are wanted
+        self._signal_marks: dict[str, SignalMarks] = {}  # by the path of a file
         self._check_label_column()
         self._listing, self.classes = self._list_recordings()
         found = {m for r in self._listing.recordings for m in KINDS if r.get_source(m)}
@@ -287,6 +288,19 @@ class BIDS(DatasetReader):
         found = (find_sidecar(self.root, Path(recording.eeg), *sidecar) for sidecar in EEG_SIDECARS)
         return tuple(str(path) for path in found if path is not None)
 
+    def find_signal_marks(self, recording: Recording) -> SignalMarks:
+        """Find what `events.tsv` and `channels.tsv` say of the signals in a recording's file; each file once."""
+        path = recording.get_eeg_file()
+        if path not in self._signal_marks:
+            try:
+                spans_s, joins_s, _ = self.tables.find_marks(Path(path))
+                rows = self.tables.read_channels(Path(path))
+                marks = SignalMarks(spans_s, joins_s, {name: row.bad for name, row in rows.items() if row.bad})
+            except DataError as error:
+                marks = SignalMarks(problem=str(error))
+            self._signal_marks[path] = marks
+        return self._signal_marks[path]
+
     def read_eeg(self, recording: Recording) -> RawEEG:
         """The channels that `channels.tsv` calls EEG, (channels, samples), microvolts, in the order of `channels`.
 
@@ -314,12 +328,13 @@ class BIDS(DatasetReader):
         if extra := [name for i, name in enumerate(choice.spelt) if i not in order]:
             remarks.append(f"channels that the first recording lacks, left out: {', '.join(extra)}")
         taken = [choice.taken[i] for i in order]
-        raw = eeg.read_eeg_file(path, taken)
+        raw = apply_table_units(path, eeg.read_eeg_file(path, taken), [table.get(name) for name in taken])
         stated_hz = _read_number(facts, "SamplingFrequency")
         if stated_hz and abs(stated_hz - raw.hz) > 1e-3 * raw.hz:
             remarks.append(f"eeg.json states {stated_hz:g} Hz, the file {raw.hz:g} Hz, which is used")
         spans_s, joins_s, wrong = self.tables.find_marks(path)
-        values_CT, unit_remarks = _scale_unitless(path, raw.values_CT, [table.get(name) for name in taken])
+        said = {MARKED_BAD: spans_s, JOINED: joins_s}
+        remarks += [remark for remark, found in said.items() if found and remark not in raw.remarks]
         bad = {
             n: table[name].bad
             for n, name in zip(self.channels, taken, strict=True)
@@ -330,12 +345,11 @@ class BIDS(DatasetReader):
         }
         return replace(
             raw,
-            values_CT=values_CT,
             channels=self.channels,
             bad_channels=marked | bad,
             missing_s=(*raw.missing_s, *spans_s),
             joins_s=tuple(sorted({*raw.joins_s, *joins_s})),
-            remarks=(*raw.remarks, *remarks, *unit_remarks, *wrong),
+            remarks=(*raw.remarks, *remarks, *wrong),
             mains_hz=_read_number(facts, "PowerLineFrequency"),
         )
 
@@ -356,7 +370,8 @@ class BIDS(DatasetReader):
         types = ["eeg" if kind == "EEG" else "misc" for kind in kinds]
         choice = choose_channels(file.names, types, self.wanted_channels, str(path))
         left = [f"{name} ({kind})" for name, kind in zip(file.names, kinds, strict=True) if name in choice.left_out]
-        return choice, [f"not EEG, left out: {', '.join(left)}"] if left else [], table
+        reason = choice.reason if choice.is_selected else "not EEG"
+        return choice, [f"{reason}, left out: {', '.join(left)}"] if left else [], table
 
 
 def _read_number(facts: dict[str, Any], name: str) -> float:
@@ -365,26 +380,6 @@ def _read_number(facts: dict[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         return 0.0
     return float(value)
-
-
-def _scale_unitless(path: Path, values_CT: np.ndarray, channels: list[Channel | None]) -> tuple[np.ndarray, list[str]]:
-    """Bring to microvolts what a file of EEGLAB holds, which states no unit and counts as microvolts, by the table."""
-    units = [channel.unit if channel else "" for channel in channels]
-    unknown = sorted({unit for unit in units if unit and unit not in SCALES})
-    remarks = (
-        [f"units of channels.tsv that are not known: {', '.join(unknown)}; those of the file are used"]
-        if unknown
-        else []
-    )
-    if path.suffix.lower() != ".set":
-        return values_CT, remarks
-    scales_C = np.array([SCALES.get(unit, 1.0) for unit in units])
-    if (scales_C != 1).any():
-        remarks.append(
-            f"in {', '.join(sorted(set(units) & set(SCALES)))}, as channels.tsv says, and brought to microvolts"
-        )
-        values_CT = values_CT * scales_C[:, None]
-    return values_CT, remarks
 
 
 def _cut_eeg(raw: RawEEG, span_s: Span, where: str) -> RawEEG:

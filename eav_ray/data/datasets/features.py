@@ -1,6 +1,6 @@
 """Attach features that others have computed to the recordings of a data set, whichever reader lists them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,15 +8,21 @@ from eav_ray.config import DataConfig, FeatureFile, FeaturePreprocessing
 from eav_ray.data.io.eeg import SIGNAL_SUFFIXES
 from eav_ray.data.io.features import FILE_SUFFIXES, FeatureTable, read_feature_table
 from eav_ray.data.io.tables import normalise_name
-from eav_ray.data.recordings import GivenFeatures, Listing, Problem, Recording
+from eav_ray.data.recordings import GivenFeatures, Listing, Problem, Recording, SignalMarks
 from eav_ray.errors import DataError
 
 
-def attach_features(listing: Listing, data: DataConfig, formats: Mapping[str, FeaturePreprocessing]) -> Listing:
+def attach_features(
+    listing: Listing,
+    data: DataConfig,
+    formats: Mapping[str, FeaturePreprocessing],
+    find_marks: Callable[[Recording], SignalMarks],
+) -> Listing:
     """Attach what `data.features` names to the recordings that it belongs to; the others lack that modality.
 
     Args:
         formats: How the features of each name are stored (`preprocessing.features`).
+        find_marks: Says of a recording what tables say of the signals in its EEG file.
     Raises:
         DataError: There is no such file, it cannot be read, or its rows do not name recordings of the data set.
     """
@@ -26,7 +32,9 @@ def attach_features(listing: Listing, data: DataConfig, formats: Mapping[str, Fe
         file = data.features.get(name, FeatureFile())
         path = Path(file.path).expanduser().absolute()
         if formats[name].signals and not file.path:
-            found[name] = {r.id: GivenFeatures(r.eeg) for r in listing.recordings if r.eeg is not None}
+            found[name] = {
+                r.id: GivenFeatures(r.eeg, marks=find_marks(r)) for r in listing.recordings if r.eeg is not None
+            }
             continue
         if not file.path or not path.exists():
             raise DataError(

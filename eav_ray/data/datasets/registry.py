@@ -64,7 +64,7 @@ def scan_dataset(
     """
     reader = open_reader(data)
     _check_modalities(data, reader, features or {})
-    listing = attach_features(reader.scan(), data, features or {})
+    listing = attach_features(reader.scan(), data, features or {}, reader.find_signal_marks)
     subjects = {r.subject for r in listing.recordings} | {p.subject for p in listing.problems}
     if not subjects.issuperset(data.subjects):
         _, full_listing = scan_dataset(replace(data, subjects=()), features)

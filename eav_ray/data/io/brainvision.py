@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from eav_ray.errors import DataError
+
 MAX_TEXT_BYTES = 2**26
 SAMPLE_BYTES = {"INT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}
 
@@ -27,6 +29,37 @@ def read_marker_text(path: Path) -> str:
         if file.is_file():
             return _read_text(file)
     return ""
+
+
+def check_header(path: Path) -> None:
+    """Check that a header (.vhdr) is of a recording whose samples are there.
+
+    Raises:
+        DataError: It is of an average or of frequencies, or names a file that is not there.
+    """
+    if _read_field(path, "DataType").upper() not in ("", "TIMEDOMAIN"):
+        raise DataError(f"{path} holds no samples over time (DataType={_read_field(path, 'DataType')}); export these")
+    if _read_field(path, "Averaged").upper() == "YES":
+        raise DataError(f"{path} holds an average over segments and no recording (Averaged=YES); export the recording")
+    data = _read_field(path, "DataFile")
+    if data and not (path.parent / data).is_file():
+        raise DataError(
+            f"{path} says that its samples are in {data}, which is not there; if it was renamed, correct DataFile= and "
+            "MarkerFile= in the header"
+        )
+
+
+def list_joins(path: Path, n_times: int) -> list[int]:
+    """List the samples at which another segment begins, by the length of segments that a header (.vhdr) states."""
+    length = _read_field(path, "SegmentDataPoints")
+    is_cut = _read_field(path, "SegmentationType").upper() not in ("", "NOTSEGMENTED")
+    return list(range(int(length), n_times, int(length))) if is_cut and length.isdecimal() and int(length) else []
+
+
+def _read_field(path: Path, key: str) -> str:
+    """Read a field of the section of common infos; empty where it is not there."""
+    found = re.search(rf"^{key}=(.*)$", _read_section(path, "Common Infos"), re.MULTILINE | re.IGNORECASE)
+    return found[1].strip() if found else ""
 
 
 def is_cut_off(path: Path, n_channels: int) -> bool:

@@ -15,6 +15,7 @@ from eav_ray.data.io.eeg_marks import Annotation
 from eav_ray.errors import DataError, describe_error
 
 FIXED_BYTES, CHANNEL_BYTES = 256, 256
+BDF_MARK = b"\xff"  # the first byte
 BLANKS = " \t\n\r\x0b\x0c"  # that MNE strips of a field
 MAX_CHANNELS = 4096
 MAX_RECORDS = 2**20  # with annotations: each is looked at
@@ -85,6 +86,7 @@ def read_edf_header(path: Path) -> EDFHeader:
     size = path.stat().st_size
     with path.open("rb") as file:
         fixed = file.read(FIXED_BYTES)
+        _check_suffix(path, fixed[:1] == BDF_MARK, is_bdf)
         try:
             header_bytes, stated_records = int(_text(fixed[184:192])), int(_text(fixed[236:244]))
             record_s, count = _number(fixed[244:252]), int(_text(fixed[252:256]))
@@ -127,6 +129,14 @@ def read_edf_header(path: Path) -> EDFHeader:
         is_discontinuous=_text(fixed[192:236])[:5] in ("EDF+D", "BDF+D"),
         sample_bytes=sample_bytes,
     )
+
+
+def _check_suffix(path: Path, is_marked: bool, is_bdf: bool) -> None:
+    """Raise DataError where a header begins as one of the other format, whose samples have another size."""
+    if is_marked and not is_bdf:
+        raise DataError(f"{path} begins as a BDF file, with samples of three bytes; rename it to .bdf")
+    if is_bdf and not is_marked:
+        raise DataError(f"{path} begins as an EDF file, with samples of two bytes; rename it to .edf")
 
 
 def check_channels(header: EDFHeader, channels: list[int]) -> float:

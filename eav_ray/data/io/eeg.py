@@ -3,7 +3,6 @@
 What is done to it then: `data/preprocessing/eeg_clean.py`, `data/preprocessing/eeg_official.py`.
 """
 
-import mmap
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import mne
 import numpy as np
 
 from eav_ray.data.io import brainvision, edf
+from eav_ray.data.io.eeg_checks import check_fif, check_hdf5, check_set_samples
 from eav_ray.data.io.eeg_marks import (
     Annotation,
     Marks,
@@ -27,7 +27,6 @@ from eav_ray.data.io.eeg_marks import (
 )
 from eav_ray.data.io.eeg_units import MICROVOLTS, is_no_voltage, is_usual_unit, parse_unit
 from eav_ray.data.io.mat5 import check_mat5, is_mat5
-from eav_ray.data.io.matlab import has_sound_chunks
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError, describe_error
 
@@ -37,12 +36,11 @@ READ_ERRORS = (Exception,)
 # Of files that `mne.io.read_raw` opens; of those in several parts the one that names the others.
 SIGNAL_SUFFIXES = (".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif", ".cnt")
 
-NUMPY_TAG_PREFIX = b"NUMPY:"  # begins a tag of h5py
-
 # What MNE makes volts of, as the fields of EDF and BDF are written; of any other unit it takes the numbers as they are.
 EDF_SCALES = {"uV": 1e-6, "\u00b5V": 1e-6, "\u03bcV": 1e-6, "\x83\u00caV": 1e-6, "mV": 1e-3}
 BRAINVISION_SCALES = {"V": 1.0, "mV": 1e-3, "\u00b5V": 1e-6, "uV": 1e-6, "nV": 1e-9}
 
+EEG_UNIT_KEY = "preprocessing.eeg.unit"
 MARKED_BAD = "marked bad in the file"
 NOT_ENDED = "the header does not say how many records there are: those that are there are used"
 MISCOUNTED = "the header counts other records than the file holds: those that are there are used"
@@ -65,13 +63,8 @@ class EEGFile:
     names: tuple[str, ...]
     types: tuple[str, ...]
 
-    def read(self, channels: Sequence[str]) -> RawEEG:
-        """Read the named channels, in that order.
-
-        Raises:
-            DataError: A channel is missing or there twice, or the samples or what the header states of them cannot be
-                used.
-        """
+    def require_channels(self, channels: Sequence[str]) -> None:
+        """Raise DataError where a named channel is missing, or there twice."""
         if missing := [name for name in channels if name not in self.names]:
             raise DataError(
                 f"{self.source} has no channel {', '.join(missing)}; it has {', '.join(self.names)}; "
@@ -79,6 +72,14 @@ class EEGFile:
             )
         if twice := [name for name in channels if self.names.count(name) > 1]:
             raise DataError(f"{self.source} has more than one channel {', '.join(twice)}; rename one")
+
+    def read(self, channels: Sequence[str]) -> RawEEG:
+        """Read the named channels, in that order.
+
+        Raises:
+            DataError: As `require_channels`, or the samples or what the header states of them cannot be used.
+        """
+        self.require_channels(channels)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is checked here
             try:
@@ -128,9 +129,8 @@ class MNEFile(EEGFile):
             self.types = tuple(map(self._find_type, self.names, self.types))
 
     def _find_type(self, name: str, kind: str) -> str:
-        """MNE takes a channel for no EEG where it does not know how its unit is written."""
-        unit = self.units.get(name, "uV")
-        return "eeg" if kind == "misc" and unit not in BRAINVISION_SCALES and not is_no_voltage(unit) else kind
+        """MNE takes a channel for no EEG where it does not know how its unit is written, or no place is stated."""
+        return "eeg" if kind == "misc" and not is_no_voltage(self.units.get(name, "uV")) else kind
 
     def close(self) -> None:
         self.raw.close()
@@ -149,7 +149,19 @@ class MNEFile(EEGFile):
             bad_channels=bad,
             missing_s=placed.missing_s,
             joins_s=placed.joins_s,
-            remarks=(*raw.remarks, *placed.remarks),
+            remarks=(*raw.remarks, *self._describe_projections(channels), *placed.remarks),
+        )
+
+    def _describe_projections(self, channels: Sequence[str]) -> list[str]:
+        """Name what the file would have projected out; an average reference, which comes later, does not count."""
+        average = mne.io.constants.FIFF.FIFFV_PROJ_ITEM_EEG_AVREF
+        names = [
+            proj["desc"]
+            for proj in self.raw.info["projs"]
+            if not proj["active"] and proj["kind"] != average and set(channels) & set(proj["data"]["col_names"])
+        ]
+        return (
+            [f"projections that the file states and has not applied are left out: {', '.join(names)}"] if names else []
         )
 
     def _describe_header(self, channels: Sequence[str]) -> tuple[str, ...]:
@@ -158,6 +170,7 @@ class MNEFile(EEGFile):
         marks = self._find_marks(float(self.raw.info["sfreq"]))
         return (
             *(read_units(units).remarks),
+            *self._describe_projections(channels),
             *describe_marks(marks),
             *([f"{MARKED_BAD}: {', '.join(bad)}"] if bad else []),
         )
@@ -187,6 +200,9 @@ class MNEFile(EEGFile):
             annotations = list_annotations(mne.read_annotations(self.path), 0.0)
         if self.path and self._is_brainvision:
             marks = find_segments(brainvision.read_marker_text(self.path), hz, self.source)
+            known = {*marks.joins, *(sample for sample, _ in marks.pauses)}
+            joins = [n for n in brainvision.list_joins(self.path, len(self.raw.times)) if n not in known]
+            marks = join_marks(marks, Marks(joins=tuple(joins)))
         return join_marks(find_marks(annotations, hz), marks)
 
 
@@ -261,16 +277,25 @@ def open_eeg_file(path: str | Path) -> EEGFile:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if h5py.is_hdf5(path):
-                _check_hdf5(path)
+                check_hdf5(path)
             elif is_mat5(path):
                 check_mat5(path)
             elif path.suffix.lower() == ".fif":
-                _check_fif(path)
+                check_fif(path)
+            elif path.suffix.lower() in (".vhdr", ".ahdr"):
+                brainvision.check_header(path)
             raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
             if any("does not match the file size" in str(w.message) for w in caught):
                 raw.close()
                 raise DataError(f"{path} breaks off, or goes on: it is not as long as its header says; copy it again")
+            try:
+                check_set_samples(raw, path)
+            except DataError:
+                raw.close()
+                raise
             return MNEFile(raw, str(path), path)
+    except DataError:
+        raise
     except READ_ERRORS as error:
         if "number of trials is" in str(error) or path.name.lower().endswith(("-epo.fif", "_epo.fif", "-epo.fif.gz")):
             raise DataError(f"{path} cannot be read as EEG: {EPOCHS}") from None
@@ -324,9 +349,7 @@ def read_units(written: Sequence[str]) -> ReadUnits:
     remarks = []
     for unit, text in dict.fromkeys(zip(units, written, strict=True)):
         if unit == "auto":
-            remarks.append(
-                f"unit {text.strip()!r} is none that is known: preprocessing.eeg.unit decides, or the amplitude"
-            )
+            remarks.append(f"unit {text.strip()!r} is none that is known: {EEG_UNIT_KEY} decides, or the amplitude")
         elif not is_usual_unit(text):
             remarks.append(f"unit {text.strip()!r} is read as {unit}")
     known = Counter(unit for unit in units if unit != "auto")
@@ -335,51 +358,6 @@ def read_units(written: Sequence[str]) -> ReadUnits:
         remarks.append(f"channels without a known unit are taken as {commonest}, as the others")
         units = [commonest if unit == "auto" else unit for unit in units]
     return ReadUnits(units, tuple(remarks))
-
-
-def _check_fif(path: Path) -> None:
-    """Refuse a FIF file whose tags lead back to one before, which MNE would follow without end.
-
-    Raises:
-        ValueError: They do.
-    """
-    seen: set[int] = set()
-    place = 0
-    with path.open("rb") as file:
-        while place not in seen:
-            seen.add(place)
-            file.seek(place)
-            head = file.read(16)
-            if len(head) < 16:
-                return
-            size, following = (
-                int.from_bytes(head[8:12], "big", signed=True),
-                int.from_bytes(head[12:], "big", signed=True),
-            )
-            place = following if following else place + 16 + size
-            if following < 0 or place < 0:
-                return
-    raise ValueError("its tags lead in a circle")
-
-
-def _check_hdf5(path: Path) -> None:
-    """Refuse an HDF5 file that could make h5py, through which MNE reads it, follow an address that the file states.
-
-    HDF5 can hold opaque values with a tag. Those that a tag declares to be objects of NumPy are taken into memory as
-    they are: as addresses of Python objects, so that whoever wrote the file says what is run.
-
-    Raises:
-        ValueError: There is such a tag somewhere, a link to another file, where there may be one, or an array
-            whose parts are of another shape.
-    """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data.find(NUMPY_TAG_PREFIX) >= 0:
-            raise ValueError("it holds values of no type that EEG has, which can run code when they are read")
-    with h5py.File(path, "r") as links:
-        if links.visititems_links(lambda _, link: isinstance(link, h5py.ExternalLink) or None):
-            raise ValueError("it points into another file")
-        if links.visititems(lambda _, found: (isinstance(found, h5py.Dataset) and not has_sound_chunks(found)) or None):
-            raise ValueError("an array in it has parts of another shape than the whole")
 
 
 def read_eeg_file(path: str | Path, channels: Sequence[str]) -> RawEEG:

@@ -121,7 +121,7 @@ def _read_eeglab_data_name(path: str) -> str:
 def _is_text(found: object) -> bool:
     """Tell whether something in an HDF5 file is a short text of MATLAB's, stored in this file.
 
-    The type comes first: h5py may take opaque values for addresses (`eeg._check_hdf5`).
+    The type comes first: h5py may take opaque values for addresses (`eeg_checks.check_hdf5`).
     """
     return (
         isinstance(found, h5py.Dataset)

@@ -48,15 +48,22 @@ class ChannelChoice:
         taken: Those that are EEG, in the file's order.
         left_out: The others.
         spelt: How each that is taken is called from here on.
+        is_selected: Whether the experiment named those that are taken.
     """
 
     taken: tuple[str, ...]
     left_out: tuple[str, ...]
     spelt: tuple[str, ...]
+    is_selected: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why the others are left out."""
+        return "not among preprocessing.eeg.channels" if self.is_selected else "no EEG of the scalp"
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        return (f"left out, as no EEG of the scalp: {', '.join(self.left_out)}",) if self.left_out else ()
+        return (f"left out, as {self.reason}: {', '.join(self.left_out)}",) if self.left_out else ()
 
 
 def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence[str], where: str) -> ChannelChoice:
@@ -120,6 +127,7 @@ def _spell(names: Sequence[str], is_eeg: Sequence[bool]) -> list[str]:
     """Spell channels by their position.
 
     BioSemi's own names run from A1 to H32, and C3 among them is no C3 of the 10-20 system: they are marked as such.
+    Those of other nets run from E1 on.
     """
     words = [CHANNEL_PREFIX.sub("", name.strip()) for name in names]
     own = [i for i, word in enumerate(words) if is_eeg[i] and BIOSEMI_NAME.fullmatch(word)]
@@ -130,7 +138,8 @@ def _spell(names: Sequence[str], is_eeg: Sequence[bool]) -> list[str]:
         if i not in own and is_eeg[i] and is_scalp_position(canonicalize_channel_name(word))
     ]
     spelt = [canonicalize_channel_name(name) for name in names]
-    if len(certain) >= MIN_BIOSEMI_CHANNELS and len(certain) > len(others):
+    has_first = any(words[i].upper().startswith("A") for i in own)
+    if has_first and len(certain) >= MIN_BIOSEMI_CHANNELS and len(certain) > len(others):
         for i in own:
             spelt[i] = BIOSEMI_PREFIX + words[i].upper()
     return spelt
@@ -146,7 +155,7 @@ def _select(
         position = canonicalize_channel_name(name)
         found = [i for i in possible if names[i].strip() == name.strip()]
         found = found or [i for i in possible if position in (spelt[i], spelt[i].removeprefix(BIOSEMI_PREFIX))]
-        found = found or [i for i in possible if spelt[i].lower() == position.lower()]
+        found = found or [i for i in possible if spelt[i].removeprefix(BIOSEMI_PREFIX).lower() == position.lower()]
         there = ", ".join(names[i].strip() for i in possible) or "none"
         if not found:
             raise DataError(f"{where} has no EEG channel {name} (preprocessing.eeg.channels); it has {there}")
@@ -155,6 +164,8 @@ def _select(
                 f"{where} has more than one EEG channel {name} (preprocessing.eeg.channels); name it as the file does: "
                 f"{there}"
             )
+        if found[0] in taken:
+            raise DataError(f"preprocessing.eeg.channels names {names[found[0]].strip()} of {where} twice; keep one")
         taken += found
     left_out = [name for i, name in enumerate(names) if i not in taken]
-    return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))
+    return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken), True)

@@ -115,6 +115,7 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> PreparedEEG:
         if removed:  # filters are linear: what is taken out is filtered like what it is taken from
             x_CT[used_C] -= filter_pieces(part_CT, raw.hz, pieces, preprocessing)
     masked_C = interpolate_channels(x_CT, good_C, raw.channels, preprocessing.hz)
+    _require_reference([name for name in raw.channels if name not in bad], preprocessing)
     if preprocessing.reference == "average":
         x_CT -= x_CT[good_C].mean(axis=0)
     x_CT[masked_C] = 0.0
@@ -170,6 +171,15 @@ def _check_input(raw: RawEEG, preprocessing: EEGPreprocessing) -> None:
         raise DataError(
             f"EEG is sampled at {raw.hz:g} Hz, too slow for preprocessing.eeg.high_hz={preprocessing.high_hz:g}; "
             f"set preprocessing.eeg.high_hz below {raw.hz / 2:g}"
+        )
+
+
+def _require_reference(good: Sequence[str], preprocessing: EEGPreprocessing) -> None:
+    """Raise DataError where the average of channels, as reference, would take away all that there is."""
+    if preprocessing.reference == "average" and len(good) < 2:
+        raise DataError(
+            f"EEG has one good channel ({', '.join(good)}), and less the average of all channels nothing is left of "
+            "it; set preprocessing.eeg.reference=none"
         )
 
 

@@ -61,16 +61,23 @@ def filter_official(session: Sequence[RawEEG], preprocessing: EEGPreprocessing) 
         ends, filtered_CT = _filter_run(run, found, dtype, hz, preprocessing, is_first=n == 0)
         for (k, first, _), start, end in zip(run.parts, [0, *ends[:-1]], ends, strict=True):
             filtered[k][first] = filtered_CT[:, start:end]
-    usable = [
-        piece for k, pieces in enumerate(filtered) if not found[k].lost_channels.any() for piece in pieces.values()
-    ]
-    sd_PC = [sd_C for piece in usable if np.isfinite(sd_C := measure_sd(piece, preprocessing.hz)).all()]
+    sd_PC: list[np.ndarray] = []
+    for raw, pieces, of in zip(session, found, filtered, strict=True):
+        if not pieces.lost_channels.any() and not _find_flat(raw).all():
+            sds = [measure_sd(piece_CT, preprocessing.hz) for piece_CT in of.values()]
+            # Of a flat channel filters leave what rings and rounds, which is no signal.
+            sd_PC += [np.where(_find_flat(raw), 0.0, sd_C) for sd_C in sds if np.isfinite(sd_C).all()]
     sd_C = np.median(sd_PC, axis=0) if sd_PC else np.zeros(0)
     unit, scale, remarks = resolve_unit(session[0], preprocessing.unit, sd_C)
     return [
         _assemble(raw, pieces, of, preprocessing, unit, scale, remarks)
         for raw, pieces, of in zip(session, found, filtered, strict=True)
     ]
+
+
+def _find_flat(raw: RawEEG) -> np.ndarray:
+    """Channels that never change: (channels,) bool."""
+    return np.asarray(np.ptp(raw.values_CT, axis=1) == 0)
 
 
 def _plan_runs(found: Sequence[Pieces]) -> list[_Run]:
@@ -141,6 +148,8 @@ def _assemble(
         return DataError(
             "EEG holds values that are not finite; leave this recording out, or use preprocessing.eeg.kind=clean"
         )
+    if _find_flat(raw).all():
+        return DataError("EEG is flat in all channels; leave this recording out")
     if not filtered:
         return DataError(
             f"EEG has no piece of {MIN_DURATION_S:g} s without pauses, lost samples or joins; leave this recording out"

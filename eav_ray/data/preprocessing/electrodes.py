@@ -18,7 +18,8 @@ OLDER_NAMES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}
 
 # What recorders write around the name of a position: a prefix, dots, and what it is referred to.
 CHANNEL_NAME_AFFIXES = re.compile(
-    r"^(?:EEG[ _-]*|POL[ _-]+)|\.+$|[ ]*[-_/ ][ ]*(?:ref|le|re|ar|avg?|average|car|ear|[am][12]|a1a2|m1m2)$",
+    r"^(?:EEG[ _-]*|POL[ _-]+)|\.+$|[ ]*[-_/ ][ ]*"
+    r"(?:ref\d*|c?le|re|ar|avg?|average|car|ear|org|gnd|ground|[am][12]|a1[+/]?a2|m1[+/]?m2|\((?:a1\+a2|m1\+m2)\)/2)$",
     re.IGNORECASE,
 )
 REFERENCES = ("A1", "A2", "M1", "M2")  # the ear lobes and mastoids, which the montage knows, too
@@ -84,18 +85,22 @@ def match_channels(available: Sequence[str], wanted: Sequence[str], where: str) 
         DataError: A wanted channel is missing, or two channels of the recording mean one position.
     """
     names = [canonicalize_channel_name(name) for name in available]
-    canonical = [canonicalize_channel_name(name) for name in wanted]
-    canonical = [
-        BIOSEMI_PREFIX + name if name not in names and BIOSEMI_PREFIX + name in names else name for name in canonical
-    ]
-    if missing := [name for name in canonical if name not in names]:
+    folded = [name.casefold() for name in names]
+    own = BIOSEMI_PREFIX.casefold()
+
+    def fold(name: str) -> str:
+        key = canonicalize_channel_name(name).casefold()
+        return own + key if key not in folded and own + key in folded else key
+
+    if missing := [canonicalize_channel_name(name) for name in wanted if fold(name) not in folded]:
         raise DataError(
-            f"{where} has no EEG channel {', '.join(missing)}; wanted are {', '.join(canonical)}, and it has "
-            f"{', '.join(names)}"
+            f"{where} has no EEG channel {', '.join(missing)}; wanted are "
+            f"{', '.join(map(canonicalize_channel_name, wanted))}, and it has {', '.join(names)}"
         )
-    if twice := [name for name in canonical if names.count(name) > 1]:
+    order = [folded.index(fold(name)) for name in wanted]
+    if twice := [names[i] for i in order if folded.count(folded[i]) > 1]:
         raise DataError(f"{where} has more than one EEG channel {', '.join(twice)}; keep one of each")
-    return [names.index(name) for name in canonical]
+    return order
 
 
 def describe_left_out(available: Sequence[str], wanted: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ MAX_VOLT_SD = 1e-3  # scalp EEG has an SD of some 1e-5 V or some 10 to 300 uV: a
 MIN_SD_UV, MAX_SD_UV = 1e-3, 1e4  # of EEG as recorded, hum included; less than any amplifier resolves, to its range
 USUAL_SD_UV = (0.1, 1e3)  # outside, an experiment that states another unit than the file is right
 BLOCK_S = 1.0
+ROUNDING = 1e-9
 
 
 def measure_sd(x_CT: np.ndarray, hz: float) -> np.ndarray:
@@ -43,7 +44,8 @@ def resolve_unit(raw: RawEEG, configured_unit: str, sd_C: np.ndarray) -> tuple[s
     Raises:
         DataError: The result is no amplitude of EEG.
     """
-    sd_C = sd_C[np.isfinite(sd_C) & (sd_C > 0)]
+    # What filters leave of a flat channel by rounding is no signal.
+    sd_C = sd_C[np.isfinite(sd_C) & (sd_C > ROUNDING * np.nanmax(sd_C, initial=0.0))]
     sd = float(np.median(sd_C)) if sd_C.size else None  # all are flat, which is for others to say
     if raw.unit == "auto":
         unit, lowest = configured_unit, MIN_SD_UV

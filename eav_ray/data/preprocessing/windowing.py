@@ -119,6 +119,14 @@ def read_signals(
                         durations_s["video"] = min(span_s[1], film.duration_s) - span_s[0]
                         faceless = None if film.faceless is None else film.faceless[frames]
                     remarks += [f"video: {remark}" for remark in film.remarks]
+                case _ if m in recording.features and preprocessing.features[m].signals:
+                    given, section = recording.features[m], preprocessing.features[m]
+                    span_s = recording.spans_s.get("eeg") if given.path == recording.eeg else None
+                    found = prepare_signals(
+                        given.path, section, preprocessing.window_s, max_duration_s, span_s, given.marks
+                    )
+                    signals[m], durations_s[m], missing_s[m] = found.values_TC, found.duration_s, found.missing_s
+                    remarks += [f"{m}: {remark}" for remark in found.remarks]
                 case _ if m in recording.features:
                     longest_s = max(durations_s.values(), default=0.0)
                     signals[m], durations_s[m] = _read_features(m, recording, preprocessing, longest_s, max_duration_s)
@@ -203,7 +211,7 @@ def _find_samples(span_s: Span, hz: float, count: int, source: str) -> slice:
 def _read_features(
     modality: str, recording: Recording, preprocessing: Preprocessing, longest_s: float, max_duration_s: float
 ) -> tuple[np.ndarray, float]:
-    """Read the features of a recording, or its signals, by parts of its windows.
+    """Read the features of a recording by parts of its windows.
 
     Args:
         longest_s: Of what was recorded; 0 where there is nothing.
@@ -215,9 +223,6 @@ def _read_features(
     """
     given, section = recording.features[modality], preprocessing.features[modality]
     window_s = preprocessing.window_s
-    if section.signals:
-        span_s = recording.spans_s.get("eeg") if given.path == recording.eeg else None
-        return prepare_signals(given.path, section, window_s, max_duration_s, span_s)
     times_s, values = None, np.array([given.values], np.float32)
     if not given.values:
         times_s, values = features.read_feature_file(Path(given.path), modality, section, given.hz)

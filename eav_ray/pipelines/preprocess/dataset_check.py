@@ -1,13 +1,15 @@
 """What a data set holds, and what of it cannot be used."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from eav_ray.config import MODALITIES, Experiment, order_modalities
 from eav_ray.data.datasets import registry
 from eav_ray.data.io.stated_durations import describe_long_clips, read_some_durations_s
+from eav_ray.data.preprocessing.signals import check_signals
 from eav_ray.data.recordings import Problem, Recording
+from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess.duplicates import find_duplicate_files, format_duplicates
 from eav_ray.pipelines.preprocess.near_duplicates import find_near_duplicates, format_near_duplicates
 
@@ -40,6 +42,7 @@ def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck
         dataset.wanted_channels = experiment.preprocessing.eeg.channels
         said, unusable = dataset.check_eeg_channels(listing.recordings)
         remarks, problems = (*remarks, *(f"eeg: {remark}" for remark in said)), (*problems, *unusable)
+    problems = (*problems, *_find_signal_problems(experiment, listing.recordings))
     duplicates = find_duplicate_files(listing.recordings, experiment.data.modalities)
     notes = format_duplicates(duplicates, dataset.classes)
     if deep:
@@ -49,6 +52,19 @@ def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck
     else:
         notes.append(SHALLOW)
     return DatasetCheck(dataset.classes, listing.recordings, problems, tuple(modalities), tuple(notes), remarks)
+
+
+def _find_signal_problems(experiment: Experiment, recordings: Sequence[Recording]) -> Iterator[Problem]:
+    """Open each file of signals other than EEG once for each modality; yields those that cannot be used."""
+    for m, section in experiment.preprocessing.features.items():
+        if m not in experiment.data.modalities or not section.signals:
+            continue
+        first_by_path = {r.features[m].path: r for r in reversed(recordings) if m in r.features}
+        for path, recording in first_by_path.items():
+            try:
+                check_signals(path, section)
+            except DataError as error:
+                yield Problem(recording.subject, recording.recording, path, str(error))
 
 
 def _list_long_clips(recordings: Sequence[Recording]) -> tuple[str, ...]:

@@ -27,12 +27,13 @@ def write_quality_page(experiment: Experiment, result: PreprocessingResult, *, f
         The table for the terminal, and the path of the page.
     """
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
+    dataset.wanted_channels = experiment.preprocessing.eeg.channels
     store = open_shard_store(experiment)
     quality = QualityReport(
         result.index.classes,
         result.quality,
         result.problems,
-        channels=tuple(getattr(dataset, "channels", ())),
+        channels=result.index.eeg_channel_names,
         spectrum=_compute_spectrum(experiment, result, dataset, list(listing.recordings)),
         remarks=listing.remarks,
         frames=_pick_example_frames(experiment, result) if frames and "video" in result.index.modalities else None,

@@ -180,3 +180,17 @@ def test_numbers_that_nobody_names_are_not_guessed_to_be_off_by_a_thousand(tmp_p
     write_edf(tmp_path / "a.edf", EEG_CT * scale, units="", physical=(-300 * scale, 300 * scale))
     with pytest.raises(DataError, match=r"set preprocessing\.eeg\.unit to what they are in \(nanovolt, microvolt"):
         clean(read_eeg_file(tmp_path / "a.edf", NAMES))
+
+
+@pytest.mark.parametrize("unit", ["microvolt", "auto"])
+def test_flat_channels_do_not_decide_on_the_unit(unit: str) -> None:
+    """Six of eight electrodes have come off, and rest at an offset of which filters leave traces."""
+    values_CT = EEG_CT.copy()
+    values_CT[2:] = np.arange(6)[:, None] / 3 + 3.3
+    raw = RawEEG(values_CT, 100, NAMES, unit)
+    (found,) = filter_official([raw], EEGPreprocessing(kind="official"))
+    (expected,) = filter_official([RawEEG(EEG_CT, 100, NAMES, unit)], EEGPreprocessing(kind="official"))
+    assert not isinstance(found, DataError) and not isinstance(expected, DataError)
+    np.testing.assert_allclose(found.x_CT[:2], expected.x_CT[:2], atol=1e-3)
+    with pytest.raises(DataError, match="6 of 8 EEG channels are bad .*flat"):
+        clean(raw)
