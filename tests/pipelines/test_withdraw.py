@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from markupsafe import Markup
 
 from eav_ray.cli.main import run_command
 from eav_ray.config import Experiment, override, to_dict
@@ -288,6 +289,14 @@ def test_a_person_called_by_a_number_is_not_taken_for_every_number(tmp_path: Pat
     store.write("f.parquet", parquet.encode_dataframe(draw_predictions(1, 1).assign(note="1")))
     found = [n for n in store.list_files() if holds_subject(store, n, "1")]
     assert found == ["b.json", "c.json", "d.html", "e.parquet"]
+
+
+@pytest.mark.parametrize("subject", ["O'Neill", "A&B", "Zoë 2", 'the "first"'])
+def test_a_name_is_found_in_a_page_as_it_is_shown(tmp_path: Path, subject: str) -> None:
+    store = Store(tmp_path)
+    store.write("a.html", f"<td>{Markup.escape(subject)}</td>".encode())
+    store.write("b.html", f"<td>{Markup.escape(subject)}-2</td>".encode())
+    assert [n for n in store.list_files() if holds_subject(store, n, subject)] == ["a.html"]
 
 
 def test_what_an_earlier_version_made_goes_too(e: Experiment) -> None:

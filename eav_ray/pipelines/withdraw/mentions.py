@@ -1,5 +1,6 @@
 """Tell whether a stored file holds a subject: their rows in tables, their name in JSON and text."""
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -85,6 +86,8 @@ def _holds_in_table(data: bytes, subject: str) -> bool:
 
 
 def _holds_in_text(data: bytes, subject: str) -> bool:
-    """Look for the name as a word; a number is one only before the slash of a recording."""
+    """Look for the name as a word, in pages as they are shown; a number is one only before the slash of a recording."""
     ending = "/" if subject.isdecimal() else r"(?![\w-])"
-    return re.search(rf"(?<![\w-]){re.escape(subject)}{ending}", data.decode("utf-8", "replace")) is not None
+    text = data.decode("utf-8", "replace")
+    pattern = re.compile(rf"(?<![\w-]){re.escape(subject)}{ending}")
+    return any(pattern.search(shown) for shown in (text, html.unescape(text)))
