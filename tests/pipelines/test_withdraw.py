@@ -291,6 +291,21 @@ def test_a_person_called_by_a_number_is_not_taken_for_every_number(tmp_path: Pat
     assert found == ["b.json", "c.json", "d.html", "e.parquet"]
 
 
+def test_a_person_called_as_an_electrode_or_a_side_is_not_taken_for_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    tree = {
+        "preprocessing": {"eeg": {"channels": ["P3", "P4"]}},
+        "quality": [{"eeg_bad_channel_reasons": {"P3": "flat"}}],
+    }
+    store.write_json("a.json", tree | {"folds": [{"test": ["P4/r0"], "train": []}]})
+    store.write_json("b.json", tree | {"by_subject": {"P3": 0.5, "test": 0.4}})
+    store.write_json("c.json", {"test": ["P3/r0"], "train": ["test/r0"]})
+    store.write_json("d.json", {"worst": "P3", "people": ["test"]})
+    for subject in ("P3", "test"):
+        found = [n for n in store.list_files() if holds_subject(store, n, subject)]
+        assert found == ["b.json", "c.json", "d.json"]
+
+
 @pytest.mark.parametrize("subject", ["O'Neill", "A&B", "Zoë 2", 'the "first"'])
 def test_a_name_is_found_in_a_page_as_it_is_shown(tmp_path: Path, subject: str) -> None:
     store = Store(tmp_path)
