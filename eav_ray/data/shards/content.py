@@ -191,7 +191,7 @@ def read_hashes(store: Store, data: DataConfig) -> dict[str, FileContent]:
     """Read what is remembered of the files of a data set, by path; nothing where it cannot be read."""
     known: dict[str, FileContent] = {}
     for entries in _read_subjects(store, name_hashes(data)).values():
-        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
             for path, (stat, sha256, named) in entries.items():
                 known[path] = FileContent(path, tuple(map(int, stat)), str(sha256), tuple(map(str, named)))
     return known

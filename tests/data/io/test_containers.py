@@ -132,6 +132,20 @@ def write_bare_film(
     return path
 
 
+def test_an_avi_film_that_breaks_off_is_refused_and_one_that_its_recorder_left_is_used(tmp_path: Path) -> None:
+    pictures = [np.full((48, 64, 3), 20 + 2 * k, np.uint8) for k in range(75)]
+    path = write_media(tmp_path / "a.avi", make_frames(pictures, np.arange(75) / 25), draw_click(3.0, 1.0), form="avi")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    for read in (audio.decode_audio, video.read_video):
+        with pytest.raises(DataError, match=r"a\.avi breaks off: \d+ of \d+ bytes are there"):
+            read(path, 10, 16)
+    path.write_bytes(whole[:4] + bytes(4) + whole[8 : len(whole) * 2 // 3])
+    film = video.read_video(path, 10, 16)
+    assert "its header states no length, as if its recorder was stopped; what is there is used" in film.remarks
+    np.testing.assert_allclose(film.frames[:15].mean((1, 2, 3)), 20 + 5 * np.arange(15), atol=5)
+
+
 def test_the_end_of_packed_sound_in_a_caf_file_is_nearly_there(tmp_path: Path) -> None:
     """FFmpeg cuts off the end of the last packet twice."""
     soundfile.write(tmp_path / "a.caf", draw_click(2.0, 1.0), HZ, subtype="ALAC_16")
