@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -215,23 +216,39 @@ def test_an_index_of_nobody_else_goes(e: Experiment) -> None:
         open_dataset(alone)
 
 
+@pytest.mark.parametrize("n_steps", [0, 10, 11, 14, 16])
+@pytest.mark.parametrize("is_moved", [False, True])
 def test_an_interrupted_withdrawal_is_finished_by_the_same_command(
-    e: Experiment, monkeypatch: pytest.MonkeyPatch
+    e: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_steps: int, is_moved: bool
 ) -> None:
-    write_results(e)
-    delete, left = Store.delete, [3]
+    before = e
+    if is_moved:  # what was made before it was moved is theirs as well
+        (tmp_path / "moved").symlink_to(tmp_path / "raw")
+        e = override(before, {"data.root": str(tmp_path / "moved" / "m.csv")})
+        preprocess(e)
+    write_results(before)
+    delete, write, left = Store.delete, Store.write_json, [n_steps]
 
-    def delete_some(self: Store, prefix: str, *, last: str = "") -> None:
+    def count() -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
+
+    def delete_some(self: Store, prefix: str, *, last: str = "") -> None:
+        count()
         delete(self, prefix, last=last)
+
+    def write_some(self: Store, name: str, tree: Any) -> None:
+        count()
+        write(self, name, tree)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Store, "delete", delete_some)
+        patch.setattr(Store, "write_json", write_some)
         withdraw(e, GONE, models=True)
-    assert set(open_dataset(e).windows.ids["subject"]) == {"p0", "p1-b", "p10", "p2"}
+    assert set(open_dataset(e).windows.ids["subject"]) >= {"p0", "p1-b", "p10", "p2"}
     withdraw(e, GONE, models=True)
+    assert set(open_dataset(e).windows.ids["subject"]) == {"p0", "p1-b", "p10", "p2"}
     split = f"{e.store.results}/runs/tested/"
     traces = find_traces(list_files(e.store.shards, e.store.results, e.store.cache), GONE)
     assert not [p for p in traces if not p.startswith(split)]
