@@ -222,6 +222,6 @@ def _read_subjects(store: Store, name: str) -> dict[str, Any]:
         is_ours = tree.get("format") == HASHES_FORMAT and isinstance(tree["subjects"], dict)
     except StorageError:
         raise
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, RecursionError):
         return {}
     return {s: dict(e) for s, e in tree["subjects"].items() if isinstance(e, dict)} if is_ours else {}
