@@ -30,9 +30,12 @@ def prepare_streams() -> None:
 
 
 def provide_home() -> None:
-    """Give a user without a home a folder for what libraries keep there: containers run as a number for a user."""
+    """Give a user without a home, or with one that cannot be written, a folder for what libraries keep there.
+
+    Containers run as a number for a user, and with a root file system that cannot be written.
+    """
     home = os.path.expanduser("~")
-    if home != "~" and os.path.isdir(home):
+    if home != "~" and os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK):
         return
     folder = Path(tempfile.gettempdir(), f"eav-ray-home-{os.getuid()}")
     try:

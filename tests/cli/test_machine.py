@@ -119,6 +119,11 @@ def test_a_user_without_a_home_gets_a_folder_that_is_theirs_alone(
     assert other != folder and other.parent == tmp_path and other.stat().st_mode & 0o777 == 0o700
     provide_home()  # a home that is there stays
     assert os.environ["HOME"] == str(other)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(other))  # as where it cannot be written
+    folder.chmod(0o700)
+    provide_home()
+    assert os.environ["HOME"] == str(folder)
+    monkeypatch.setenv("HOME", str(other))
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where no user has this number
     folder.chmod(0o700)
     provide_home()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from markupsafe import Markup
 
 from eav_ray.cli.main import run_command
 from eav_ray.config import Experiment, override, to_dict
@@ -214,23 +216,39 @@ def test_an_index_of_nobody_else_goes(e: Experiment) -> None:
         open_dataset(alone)
 
 
+@pytest.mark.parametrize("n_steps", [0, 10, 11, 14, 16])
+@pytest.mark.parametrize("is_moved", [False, True])
 def test_an_interrupted_withdrawal_is_finished_by_the_same_command(
-    e: Experiment, monkeypatch: pytest.MonkeyPatch
+    e: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_steps: int, is_moved: bool
 ) -> None:
-    write_results(e)
-    delete, left = Store.delete, [3]
+    before = e
+    if is_moved:  # what was made before it was moved is theirs as well
+        (tmp_path / "moved").symlink_to(tmp_path / "raw")
+        e = override(before, {"data.root": str(tmp_path / "moved" / "m.csv")})
+        preprocess(e)
+    write_results(before)
+    delete, write, left = Store.delete, Store.write_json, [n_steps]
 
-    def delete_some(self: Store, prefix: str, *, last: str = "") -> None:
+    def count() -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
+
+    def delete_some(self: Store, prefix: str, *, last: str = "") -> None:
+        count()
         delete(self, prefix, last=last)
+
+    def write_some(self: Store, name: str, tree: Any) -> None:
+        count()
+        write(self, name, tree)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Store, "delete", delete_some)
+        patch.setattr(Store, "write_json", write_some)
         withdraw(e, GONE, models=True)
-    assert set(open_dataset(e).windows.ids["subject"]) == {"p0", "p1-b", "p10", "p2"}
+    assert set(open_dataset(e).windows.ids["subject"]) >= {"p0", "p1-b", "p10", "p2"}
     withdraw(e, GONE, models=True)
+    assert set(open_dataset(e).windows.ids["subject"]) == {"p0", "p1-b", "p10", "p2"}
     split = f"{e.store.results}/runs/tested/"
     traces = find_traces(list_files(e.store.shards, e.store.results, e.store.cache), GONE)
     assert not [p for p in traces if not p.startswith(split)]
@@ -288,6 +306,29 @@ def test_a_person_called_by_a_number_is_not_taken_for_every_number(tmp_path: Pat
     store.write("f.parquet", parquet.encode_dataframe(draw_predictions(1, 1).assign(note="1")))
     found = [n for n in store.list_files() if holds_subject(store, n, "1")]
     assert found == ["b.json", "c.json", "d.html", "e.parquet"]
+
+
+def test_a_person_called_as_an_electrode_or_a_side_is_not_taken_for_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    tree = {
+        "preprocessing": {"eeg": {"channels": ["P3", "P4"]}},
+        "quality": [{"eeg_bad_channel_reasons": {"P3": "flat"}}],
+    }
+    store.write_json("a.json", tree | {"folds": [{"test": ["P4/r0"], "train": []}]})
+    store.write_json("b.json", tree | {"by_subject": {"P3": 0.5, "test": 0.4}})
+    store.write_json("c.json", {"test": ["P3/r0"], "train": ["test/r0"]})
+    store.write_json("d.json", {"worst": "P3", "people": ["test"]})
+    for subject in ("P3", "test"):
+        found = [n for n in store.list_files() if holds_subject(store, n, subject)]
+        assert found == ["b.json", "c.json", "d.json"]
+
+
+@pytest.mark.parametrize("subject", ["O'Neill", "A&B", "Zoë 2", 'the "first"'])
+def test_a_name_is_found_in_a_page_as_it_is_shown(tmp_path: Path, subject: str) -> None:
+    store = Store(tmp_path)
+    store.write("a.html", f"<td>{Markup.escape(subject)}</td>".encode())
+    store.write("b.html", f"<td>{Markup.escape(subject)}-2</td>".encode())
+    assert [n for n in store.list_files() if holds_subject(store, n, subject)] == ["a.html"]
 
 
 def test_what_an_earlier_version_made_goes_too(e: Experiment) -> None:

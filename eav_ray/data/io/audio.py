@@ -10,7 +10,8 @@ import numpy as np
 import soundfile
 
 from eav_ray.data.io import soundtrack
-from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
+from eav_ray.data.io.channels import SILENT_LEVEL, ChannelLevels, find_silent_spans
+from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits, require_file
 from eav_ray.data.io.wav_header import UNKNOWN_LENGTH_BYTES, check_wav_header, is_wav, require_stated_length
 from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError
@@ -22,7 +23,6 @@ UNKNOWN_FRAMES = 1 << 40  # libsndfile's count where a file states none is beyon
 SOUND_FILE_MAGIC = (b"FORM", b"riff\x2e\x91\xcf\x11", b".snd", b"NIST_1A")
 OTHER_MAGIC = (b"OggS", b"fLaC", b"caff", b"ID3", b"\x1a\x45\xdf\xa3")  # of FFmpeg's, so that they are no raw samples
 RAW_SUFFIXES = (".raw", ".pcm", ".s16", ".s16le", ".s24le", ".s32le", ".f32", ".f32le", ".u8", ".sw", ".vox")
-SILENT_LEVEL = 1e-4  # -80 dB of full scale, three steps of 16 bits: any microphone's own noise is above
 HEAD_BYTES = 4096
 BLOCK_SAMPLES = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
@@ -49,8 +49,9 @@ def decode_audio(
 ) -> DecodedAudio:
     """Decode a file of any rate, number of channels and format that libsndfile or FFmpeg knows, or a film's sound.
 
-    The content says what a file is, not its name. Channels are averaged; one that is silent halves the others. Sound
-    that is silent from its beginning to its end was not recorded: all of it is missing.
+    The content says what a file is, not its name. Channels are averaged; one that is silent halves the others, and
+    those that cancel each other are refused. Sound that is silent from its beginning to its end was not recorded: all
+    of it is missing, and so are stretches of two seconds and more in which no sample differs from the next.
 
     Args:
         timeout_s: Give up after so long.
@@ -61,11 +62,15 @@ def decode_audio(
             sampled at a rate that no recorder has, takes too long, holds a value that is not finite or of another
             scale, or has a header that contradicts itself; or a film has no sound.
     """
-    if not Path(path).is_file():
-        raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
+    require_file(path, "an audio file such as .wav or .flac")
     limits = DecodingLimits(path, timeout_s, max_duration_s)
     sound = _read_sound(path, limits)
-    x_T, missing_s, remarks = sound.samples_T, sound.missing_s, list(sound.remarks)
+    if sound.levels.do_cancel():
+        raise DataError(
+            f"{path} has channels in opposite phase, whose mean holds next to nothing; save one of them alone, for "
+            "example with `ffmpeg -i FILE -af pan=mono|c0=c0 FILE.wav`"
+        )
+    x_T, missing_s, remarks = sound.samples_T, sound.missing_s, [*sound.remarks, *sound.levels.describe()]
     _require_finite(x_T, path)
     lowest, highest = (float(x_T.min()), float(x_T.max())) if x_T.size else (0.0, 0.0)
     if max(-lowest, highest) > soundtrack.MAX_LEVEL:
@@ -78,6 +83,13 @@ def decode_audio(
     if highest - lowest < 2 * SILENT_LEVEL:
         missing_s = ((0.0, len(x_T) / sound.hz),)
         remarks.append("it is silent from beginning to end, which no microphone is, and counts as missing")
+    elif silent_s := find_silent_spans(x_T, sound.hz, missing_s):
+        missing_s = tuple(sorted((*missing_s, *silent_s)))
+        seconds = sum(last_s - first_s for first_s, last_s in silent_s)
+        remarks.append(
+            f"it is exactly silent for {seconds:.1f} s from {silent_s[0][0]:.1f} s on, as where a recorder stopped or "
+            "noise was cut out, and counts as missing there"
+        )
     if corruption is not None:
         x_T = corruption(x_T, sound.hz)
     return DecodedAudio(resample_audio(x_T, sound.hz, hz, path), missing_s, tuple(remarks))
@@ -118,6 +130,7 @@ def _read_sound(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
 def _read_sound_file(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
     """Read what libsndfile makes of a file."""
     blocks: list[np.ndarray] = []
+    levels = ChannelLevels()
     n_samples = 0
     try:
         # A descriptor has no name that could lie.
@@ -132,6 +145,7 @@ def _read_sound_file(path: str | Path, limits: DecodingLimits) -> soundtrack.Sou
             while len(block := file.read(max(1, BLOCK_SAMPLES // file.channels), dtype="float32", always_2d=True)):
                 with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and refused below
                     blocks.append(block.mean(axis=1))
+                levels.add(block.T, blocks[-1])
                 n_samples += len(block)
                 limits.check(n_samples / source_hz)
     except DataError:
@@ -147,7 +161,7 @@ def _read_sound_file(path: str | Path, limits: DecodingLimits) -> soundtrack.Sou
         raise DataError(f"{path} breaks off: {truncation}; copy it again or leave it out")
     if not blocks:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
-    return soundtrack.Sound(np.concatenate(blocks), source_hz)
+    return soundtrack.Sound(np.concatenate(blocks), source_hz, levels)
 
 
 def resample_audio(x_T: np.ndarray, source_hz: int, hz: int, path: str | Path) -> np.ndarray:

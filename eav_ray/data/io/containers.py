@@ -23,6 +23,8 @@ FORMATS = (
     "matroska,webm,mjpeg,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,mpegtsraw,mpegvideo,mpc,mpc8,mxf,nut,obu,oga,ogg,ogv,"
     "rm,sox,spx,tak,tta,vc1,voc,w64,wav,wtv,wv,xwma,yuv4mpegpipe"
 )
+# Streams without a container: FFmpeg supposes 25 frames a second where they do not say.
+RAW_FILMS = ("h264", "hevc", "vvc", "mjpeg", "m4v", "mpegvideo", "obu", "av1", "vc1")
 STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff", "jpeg2000")  # of cover pictures
 COVERS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
 IMPAIRED = Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.comment | Disposition.dub
@@ -147,6 +149,15 @@ def read_frame_s(stream: av.VideoStream) -> float:
     average, guessed = float(stream.average_rate or 0), float(stream.guessed_rate or 0)
     rate = guessed if average < guessed <= MAX_FRAMES_HZ else average or guessed  # gaps lower the average
     return 1 / rate if rate else 0.0
+
+
+def require_known_rate(container: InputContainer, stream: av.VideoStream, path: str | Path) -> None:
+    """Raise DataError for a film without time stamps that does not say its rate either, which would be a guess."""
+    if container.format.name in RAW_FILMS and not (stream.codec_context and stream.codec_context.framerate):
+        raise DataError(
+            f"{path} is a bare stream of frames, which says neither their times nor their rate; put it into a "
+            "container with the rate of its camera, for example `ffmpeg -framerate 30 -i FILE -c copy FILE.mp4`"
+        )
 
 
 def read_duration_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:

@@ -1,4 +1,4 @@
-"""What MP4 and Matroska files say about themselves twice, which must agree.
+"""What MP4, Matroska and AVI files say about themselves twice, which must agree.
 
 FFmpeg takes the first of two statements that contradict each other, and reads what is left of a file that breaks off,
 without a word.
@@ -19,6 +19,7 @@ from eav_ray.errors import DataError
 MAX_DISAGREEMENT_S = 0.5  # lengths of one track; recorders round, and count the last frame or not
 MAX_ELEMENTS = 100_000  # of one file
 MAX_HEADER_BYTES = 64 * 2**20
+UNKNOWN_LENGTHS, UNKNOWN_LENGTH_BYTES = (0, 4), 0x7FFFF000  # of an AVI file that its recorder could not finish
 UNKNOWN_DURATIONS = (0, 0xFFFFFFFF, 2**64 - 1)
 BOX_NAME = re.compile(rb"[A-Za-z0-9 \xa9\-_]{4}")
 CONTAINER_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts")
@@ -34,7 +35,7 @@ class Structure(NamedTuple):
 
 
 def check_structure(path: str | Path) -> Structure:
-    """Check a file that is an MP4 or Matroska file by its first bytes; others pass.
+    """Check a file that is an MP4, Matroska or AVI file by its first bytes; others pass.
 
     Raises:
         DataError: It breaks off, has no index, or contradicts itself.
@@ -46,6 +47,8 @@ def check_structure(path: str | Path) -> Structure:
             head = file.read(12)
             if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
                 return _check_mp4(file, file_bytes, path)
+            if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+                return _check_avi(file, file_bytes, path)
             if head[:4] == EBML:
                 return _check_matroska(file, file_bytes, path)
     except DataError:
@@ -232,6 +235,27 @@ def _list_chunks(boxes: dict[bytes, bytes], n_sized: int | None) -> np.ndarray:
         return np.zeros((0, 2), np.int64)
     total = np.concatenate([[0], np.cumsum(np.frombuffer(stsz, ">u4", n_sized, 12).astype(np.int64))])
     return np.stack([starts, starts + total[ends] - total[ends - frames_by_chunk]], 1)
+
+
+# AVI
+
+
+def _check_avi(file: BinaryIO, file_bytes: int, path: str | Path) -> Structure:
+    """Compare the lengths of the parts with the file: beyond a GiB there are several."""
+    at = 0
+    for _ in range(MAX_ELEMENTS):
+        file.seek(at)
+        head = file.read(12)
+        if len(head) < 12 or head[:4] != b"RIFF":
+            break
+        (n_bytes,) = struct.unpack("<I", head[4:8])
+        if n_bytes in UNKNOWN_LENGTHS or n_bytes >= UNKNOWN_LENGTH_BYTES:  # its recorder was stopped before its end
+            return Structure(("its header states no length, as if its recorder was stopped; what is there is used",))
+        end = at + 8 + n_bytes
+        if end > file_bytes:
+            raise DataError(f"{path} breaks off: {file_bytes} of {end} bytes are there; copy it again or leave it out")
+        at = end + n_bytes % 2
+    return Structure()
 
 
 # Matroska and WebM

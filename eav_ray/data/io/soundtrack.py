@@ -10,6 +10,7 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
+from eav_ray.data.io.channels import ChannelLevels
 from eav_ray.data.io.containers import (
     DECODE_ERRORS,
     MAX_BACKWARD_S,
@@ -37,6 +38,7 @@ MIN_PACKETS = 10  # of which that can be said
 class Sound(NamedTuple):
     samples_T: np.ndarray  # (n,) float32, mono (mean of the channels)
     hz: int
+    levels: ChannelLevels
     missing_s: tuple[Span, ...] = ()  # where nothing was recorded; samples there are zero
     remarks: tuple[str, ...] = ()
 
@@ -83,6 +85,7 @@ class _Track:
     n_samples: int = 0  # so far, with what is missing
     parts: list[np.ndarray] = field(default_factory=list)
     missing_s: list[Span] = field(default_factory=list)
+    levels: ChannelLevels = field(default_factory=ChannelLevels)
     is_damaged: bool = False  # a packet before the next frame was
 
     def read(self, container: InputContainer, stream: av.AudioStream) -> Sound:
@@ -92,10 +95,13 @@ class _Track:
         n_frames = n_misplaced = n_decoded = 0
         for frame in self._iter_frames(container, stream, bool(duration_s)):
             self._check_rate(frame.sample_rate)
-            samples_T = _to_mono(frame)
+            x_CT = _to_channels(frame)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by who reads it
+                samples_T = x_CT.mean(axis=0).astype(np.float32)
             if not _is_pcm(stream) and not np.abs(samples_T).max() <= MAX_LEVEL:  # a decoder's noise, or no number
                 self._note_damage()
                 continue
+            self.levels.add(x_CT, samples_T)
             if frame.time is not None:
                 start_s = frame.time if start_s is None else start_s
                 samples_T, is_misplaced = self._place(samples_T, frame.time - start_s)
@@ -116,13 +122,15 @@ class _Track:
                 "leave it out"
             )
         end_s, stated_s = self.n_samples / self.hz, duration_s + read_lateness_s(stream, start_s) if duration_s else 0.0
-        is_exact = container.format.name in EXACT_FORMATS
+        # Of packets in a CAF file, FFmpeg cuts off the end of the last twice.
+        is_exact = container.format.name in EXACT_FORMATS and (container.format.name != "caf" or _is_pcm(stream))
         if stated_s - end_s > (TOLERANCE_S if is_exact else MAX_MISSING_S):
             raise DataError(
                 f"{self.path} breaks off: {end_s:.1f} of {stated_s:.1f} s of sound decode; copy it again or leave it "
                 "out"
             )
-        return Sound(np.concatenate(self.parts), self.hz, tuple(self.missing_s), tuple(sorted(self.remarks)))
+        samples_T = np.concatenate(self.parts)
+        return Sound(samples_T, self.hz, self.levels, tuple(self.missing_s), tuple(sorted(self.remarks)))
 
     def _check_rate(self, hz: int) -> None:
         if not self.hz and not MIN_AUDIO_HZ <= hz <= MAX_AUDIO_HZ:
@@ -209,12 +217,12 @@ def _is_pcm(stream: av.AudioStream) -> bool:
     return stream.codec_context is not None and stream.codec_context.name.startswith("pcm_")
 
 
-def _to_mono(frame: av.AudioFrame) -> np.ndarray:
+def _to_channels(frame: av.AudioFrame) -> np.ndarray:
+    """(channels, n), of full scale 1."""
     x = frame.to_ndarray()
     if not frame.format.is_planar:
         x = x.reshape(-1, frame.layout.nb_channels).T
     if x.dtype.kind in "iu":
         full_scale = 2.0 ** (8 * x.dtype.itemsize - 1)
         x = (x - (full_scale if x.dtype.kind == "u" else 0.0)) / full_scale
-    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and refused by who reads it
-        return x.mean(axis=0).astype(np.float32)
+    return x

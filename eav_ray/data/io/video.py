@@ -22,12 +22,13 @@ from eav_ray.data.io.containers import (
     read_frame_s,
     read_lateness_s,
     read_start_s,
+    require_known_rate,
     select_film,
 )
 from eav_ray.data.io.face_crop import FaceCropper
 from eav_ray.data.io.file_structure import Structure, check_structure
 from eav_ray.data.io.geometry import FrameCorrector, deinterlace
-from eav_ray.data.io.limits import DecodingLimits, limit_frames, require_frame_size
+from eav_ray.data.io.limits import DecodingLimits, limit_frames, require_file, require_frame_size
 from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError
 
@@ -100,8 +101,7 @@ def read_video(
             before the length that it states, is longer than `max_duration_s`, takes too long, or has time stamps that
             start again or leave a gap of more than a minute.
     """
-    if not Path(path).is_file():
-        raise DataError(f"{path} is missing; expected a video file such as .mp4")
+    require_file(path, "a video file such as .mp4")
     film = _Film(path, fps, FaceCropper(size, face_step) if face_step else FrameResizer(size), corruption)
     film.limits = limits = DecodingLimits(path, timeout_s, max_duration_s)
     film.structure = check_structure(path)
@@ -168,6 +168,7 @@ class _Film:
             require_frame_size(decoder.width, decoder.height, str(self.path))
             limit_frames(decoder)
         stream.thread_type, stream.thread_count = "NONE", 1  # Ray runs one task a core
+        require_known_rate(container, stream, self.path)
         self.frame_s = read_frame_s(stream)
         start_s = read_start_s(container)
         if (duration_s := read_duration_s(container, stream)) and not self.structure.is_open_ended:

@@ -59,7 +59,9 @@ def stat_file(path: str) -> FileStat:
 
 
 def hash_file(path: str) -> str:
-    """Hash a file; empty where it cannot be read, which whoever decodes it says."""
+    """Hash a file; empty where it cannot be read, which whoever decodes it says. Pipes and devices may have no end."""
+    if not os.path.isfile(path):
+        return ""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -126,8 +128,7 @@ class ContentHashes:
         known = self._known.get(path)
         if known is None or known.stat != stat:
             asked_at_ns = time.time_ns()
-            is_file = bool(stat) and not os.path.isdir(path)
-            known = FileContent(path, stat, hash_file(path) if is_file else "", find_named_files(path))
+            known = FileContent(path, stat, hash_file(path), find_named_files(path))
             is_settled = bool(known.sha256) and max(stat[1:3]) < asked_at_ns - SETTLED_S * 1e9
         else:
             is_settled = True
@@ -190,7 +191,7 @@ def read_hashes(store: Store, data: DataConfig) -> dict[str, FileContent]:
     """Read what is remembered of the files of a data set, by path; nothing where it cannot be read."""
     known: dict[str, FileContent] = {}
     for entries in _read_subjects(store, name_hashes(data)).values():
-        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
             for path, (stat, sha256, named) in entries.items():
                 known[path] = FileContent(path, tuple(map(int, stat)), str(sha256), tuple(map(str, named)))
     return known
@@ -221,6 +222,6 @@ def _read_subjects(store: Store, name: str) -> dict[str, Any]:
         is_ours = tree.get("format") == HASHES_FORMAT and isinstance(tree["subjects"], dict)
     except StorageError:
         raise
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, RecursionError):
         return {}
     return {s: dict(e) for s, e in tree["subjects"].items() if isinstance(e, dict)} if is_ours else {}

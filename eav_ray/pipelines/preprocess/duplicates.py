@@ -23,7 +23,7 @@ from eav_ray.data.shards.content import (
 HEAD_BYTES = 2**16  # by which files of equal size are told apart before they are read as a whole
 MAX_SHOWN = 8  # recordings in a line
 # What a row says beside its signal. Any other fact of a recording, such as its place in a file, makes another signal.
-ROW_FIELDS = {"subject", "recording", "label", "task", "order", "features", *MODALITIES}
+ROW_FIELDS = {"subject", "recording", "label", "task", "order", "features", "spans_s", *MODALITIES}
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def find_duplicates(recordings: Sequence[Recording], contents: Mapping[str, Reco
     """
     groups: dict[tuple[Any, ...], list[tuple[Recording, str]]] = {}
     for r in recordings:
-        place = [getattr(r, f.name) for f in fields(r) if f.name not in ROW_FIELDS]
         for m, files in contents[r.id].items():
+            place = _list_place(r, m)
             largest = max(files, key=lambda file: file.size) if m and files else None
             if largest and largest.size and largest.sha256:
                 groups.setdefault((m, largest.sha256, repr(place)), []).append((r, largest.path))
@@ -59,6 +59,13 @@ def find_duplicates(recordings: Sequence[Recording], contents: Mapping[str, Reco
         for key, group in groups.items()
         if len(group) > 1
     )
+
+
+def _list_place(recording: Recording, modality: str) -> list[Any]:
+    """List what says where in its file the signal of a modality lies; that of EEG says nothing of sound and film."""
+    others = [f.name for f in fields(recording) if f.name not in ROW_FIELDS]
+    facts = [getattr(recording, name) for name in others if modality == "eeg" or not name.startswith("eeg_")]
+    return [*facts, recording.spans_s.get(modality)]
 
 
 def find_duplicate_files(recordings: Sequence[Recording], modalities: Sequence[str]) -> tuple[Duplicate, ...]:

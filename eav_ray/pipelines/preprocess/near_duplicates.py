@@ -4,7 +4,6 @@ All are decoded, and compared by the fingerprints that the leak audit compares.
 """
 
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +18,7 @@ from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.eeg import prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowFormat, cut_recording
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, Recording
+from eav_ray.distributed.machine_limits import count_usable_cpus
 from eav_ray.errors import DataError
 from eav_ray.evaluation.leak_audit.near_duplicates import (
     MIN_STEPS,
@@ -69,7 +69,7 @@ def find_near_duplicates(
     data, preprocessing = experiment.data, simplify_preprocessing(experiment.preprocessing)
     channels = registry.list_eeg_channels(reader, listing) if "eeg" in data.modalities else ()
     tasks = list(_divide(listing.recordings))
-    n_workers = min(len(os.sched_getaffinity(0)), len(tasks))
+    n_workers = min(count_usable_cpus(), len(tasks))
     found, values = NearDuplicates(), dict[str, dict[str, np.ndarray]]()
     with open_progress_bar("decode", len(listing.recordings), "recordings") as bar:
         for task, decoded in _decode_all(data, preprocessing, channels, tasks, n_workers):

@@ -1,5 +1,6 @@
 """Tell whether a stored file holds a subject: their rows in tables, their name in JSON and text."""
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from eav_ray.data.io.parquet import ARROW_READ_ERRORS, read_parquet_table
 from eav_ray.storage import Store
 
+SIDES = ("train", "validation", "test")  # keys of a split, whose values are recordings
 TEXT_SUFFIXES = (".html", ".md", ".csv", ".txt", ".log")
 
 
@@ -47,7 +49,8 @@ def is_of_subject(text: str, subject: str) -> bool:
 def mentions_subject(tree: Any, subject: str) -> bool:
     """Tell whether JSON names a subject or a recording of theirs.
 
-    A number is a name only where a key says that there are subjects: other things are numbered too.
+    A number is a name only where a key says that there are subjects: other things are numbered too. What stands below
+    a key that speaks of channels is none, as people are called P3 and C4, too; nor are the sides of a split.
     """
     return any(
         text.startswith(f"{subject}/") or (text == subject and (below_subjects or not subject.isdecimal()))
@@ -64,8 +67,10 @@ def _list_texts(tree: Any, below_subjects: bool) -> Iterator[tuple[str, bool]]:
             yield from _list_texts(one, below_subjects)
     elif isinstance(tree, dict):
         for key, value in tree.items():
-            yield key, below_subjects
-            yield from _list_texts(value, below_subjects or "subject" in key)
+            if key not in SIDES or below_subjects:
+                yield key, below_subjects
+            if "channel" not in key or below_subjects:
+                yield from _list_texts(value, below_subjects or "subject" in key)
 
 
 def _holds_in_table(data: bytes, subject: str) -> bool:
@@ -85,6 +90,8 @@ def _holds_in_table(data: bytes, subject: str) -> bool:
 
 
 def _holds_in_text(data: bytes, subject: str) -> bool:
-    """Look for the name as a word; a number is one only before the slash of a recording."""
+    """Look for the name as a word, in pages as they are shown; a number is one only before the slash of a recording."""
     ending = "/" if subject.isdecimal() else r"(?![\w-])"
-    return re.search(rf"(?<![\w-]){re.escape(subject)}{ending}", data.decode("utf-8", "replace")) is not None
+    text = data.decode("utf-8", "replace")
+    pattern = re.compile(rf"(?<![\w-]){re.escape(subject)}{ending}")
+    return any(pattern.search(shown) for shown in (text, html.unescape(text)))

@@ -83,6 +83,8 @@ def find_shard_holdings(store: Store, data: DataConfig, subject: str) -> ShardHo
             found.subjects |= set(tree["subjects"])
             if subject in tree["subjects"]:
                 found.hashes.append(name)
+    # Those of `data.root` last: where this is cut off before, they still lead to the others.
+    found.indexes.sort(key=lambda folder: _get_root(indexes[folder]) == data.root)
     found.subjects.discard("")
     return found
 
@@ -94,24 +96,35 @@ def list_locks(store: Store, data: DataConfig) -> list[str]:
 
 
 def delete_shard_holdings(store: Store, found: ShardHoldings, subject: str) -> None:
-    """Delete what was found: first the rows that make it count, so that what is cut off leaves nothing to a reader."""
-    for folder in found.indexes:
-        _rewrite_index(store, folder, subject)
-    for name in found.files:
-        if store.exists(name):
-            store.delete(name)
+    """Delete what was found, so that what is cut off leaves nothing to a reader and is found again.
+
+    Pages and hashes are found by the rows of indexes, and go before them; then the rows, without which shards count no
+    more.
+    """
+    pages = [name for name in found.files if name.endswith(".html")]
+    _delete_files(store, pages)
     for name in found.hashes:
         tree = store.read_json(name)
         tree["subjects"].pop(subject, None)
         store.write_json(name, tree)
+    for folder in found.indexes:
+        _rewrite_index(store, folder, subject)
+    _delete_files(store, [name for name in found.files if name not in pages])
     if store.is_local:  # what killed jobs have left half written
         for place in {name.split("/")[0] for name in (*found.files, *found.indexes)}:
             for path in Path(store.resolve_path(place)).rglob(f".{glob.escape(subject)}-*{PARTIAL}"):
                 path.unlink(missing_ok=True)
 
 
+def _delete_files(store: Store, names: list[str]) -> None:
+    for name in names:
+        if store.exists(name):
+            store.delete(name)
+
+
 def _rewrite_index(store: Store, folder: str, subject: str) -> None:
-    for name in store.list_files(folder):
+    # The index last: its rows lead to the other files.
+    for name in sorted(store.list_files(folder), key=lambda name: PurePosixPath(name).name == INDEX_FILE):
         if not name.endswith(".json") or str(PurePosixPath(name).parent) != folder:
             continue
         tree = _read_tree(store, name)

@@ -81,9 +81,11 @@ def withdraw(experiment: Experiment, subject: str, *, models: bool = False) -> H
         for name in shard_holdings.list_locks(shards, e.data):
             stack.enter_context(shards.lock(name))
         found = find_holdings(e, subject)
+        # What leads to other things goes after them, so that they are found again where this is cut off: shards tell
+        # that a data set was moved, and encoders whom the fusions that are made of them know.
+        for unit in (*found.results.deleted, *(reversed(found.results.models) if models else ())):
+            result_holdings.delete_unit(results, unit)
         shard_holdings.delete_shard_holdings(shards, found.shards, subject)
-    for unit in (*found.results.deleted, *(found.results.models if models else ())):
-        result_holdings.delete_unit(results, unit)
     if found.cached:
         NodeCache(e.store.cache, e.store.cache_gb).delete(found.cached)
     return found

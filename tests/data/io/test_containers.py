@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from av.stream import Disposition
 
-from eav_ray.data.io import audio, video
+from eav_ray.data.io import audio, limits, video
 from eav_ray.errors import DataError
 from tests.helpers.films import draw_click, find_click_s, make_frames, write_media
 
@@ -89,6 +89,81 @@ def test_samples_without_a_header_are_refused_with_the_way_out(tmp_path: Path, n
     (tmp_path / name).write_bytes(np.random.default_rng(0).integers(-3000, 3000, 30_000).astype("<i2").tobytes())
     with pytest.raises(DataError, match=r"raw samples without a header.*ffmpeg -f s16le -ar 16000 -ac 1"):
         audio.decode_audio(tmp_path / name, HZ)
+
+
+@pytest.mark.parametrize(
+    ("form", "codec", "pix_fmt", "options"),
+    [
+        ("mjpeg", "mjpeg", "yuvj420p", {}),
+        ("hevc", "libx265", "yuv420p", {"x265-params": "log-level=none:vui-timing-info=0"}),
+    ],
+)
+def test_frames_without_times_and_a_rate_are_refused_with_the_way_out(
+    tmp_path: Path, form: str, codec: str, pix_fmt: str, options: dict[str, str]
+) -> None:
+    """FFmpeg supposes 25 frames a second, whatever the camera had."""
+    require_codec(codec)
+    path = write_bare_film(tmp_path / f"a.{form}", form, codec, pix_fmt, options)
+    with pytest.raises(DataError, match=r"neither their times nor their rate.*ffmpeg -framerate 30"):
+        video.read_video(path, 10, 16)
+
+
+@pytest.mark.parametrize(("form", "codec"), [("h264", "libx264"), ("mpeg2video", "mpeg2video"), ("m4v", "mpeg4")])
+def test_frames_without_times_follow_the_rate_that_they_state(tmp_path: Path, form: str, codec: str) -> None:
+    require_codec(codec)
+    film = video.read_video(write_bare_film(tmp_path / f"a.{form}", form, codec), 10, 16)
+    assert film.duration_s == pytest.approx(2.0, abs=0.02)
+    np.testing.assert_allclose(film.frames.mean((1, 2, 3)), 20 + 9 * np.arange(20), atol=6)
+
+
+def write_bare_film(
+    path: Path, form: str, codec: str, pix_fmt: str = "yuv420p", options: dict[str, str] | None = None
+) -> Path:
+    """Two seconds of 30 frames each, brighter by 3 from frame to frame."""
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=30, options=options or {})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        for k in range(60):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 + 3 * k, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_an_avi_film_that_breaks_off_is_refused_and_one_that_its_recorder_left_is_used(tmp_path: Path) -> None:
+    pictures = [np.full((48, 64, 3), 20 + 2 * k, np.uint8) for k in range(75)]
+    path = write_media(tmp_path / "a.avi", make_frames(pictures, np.arange(75) / 25), draw_click(3.0, 1.0), form="avi")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    for read in (audio.decode_audio, video.read_video):
+        with pytest.raises(DataError, match=r"a\.avi breaks off: \d+ of \d+ bytes are there"):
+            read(path, 10, 16)
+    path.write_bytes(whole[:4] + bytes(4) + whole[8 : len(whole) * 2 // 3])
+    film = video.read_video(path, 10, 16)
+    assert "its header states no length, as if its recorder was stopped; what is there is used" in film.remarks
+    np.testing.assert_allclose(film.frames[:15].mean((1, 2, 3)), 20 + 5 * np.arange(15), atol=5)
+
+
+def test_the_end_of_packed_sound_in_a_caf_file_is_nearly_there(tmp_path: Path) -> None:
+    """FFmpeg cuts off the end of the last packet twice."""
+    soundfile.write(tmp_path / "a.caf", draw_click(2.0, 1.0), HZ, subtype="ALAC_16")
+    x_T = audio.read_audio(tmp_path / "a.caf", HZ)
+    assert find_click_s(x_T, HZ) == pytest.approx(1.0, abs=1e-3) and len(x_T) / HZ == pytest.approx(2.0, abs=0.1)
+
+
+def test_files_that_cannot_be_opened_are_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(DataError, match="is missing; expected a video file"):
+        video.read_video(tmp_path / ("n" * 300), 5, 16)
+    (tmp_path / "a.wav").touch()
+    monkeypatch.setattr(limits, "open", refuse, raising=False)
+    for read in (audio.decode_audio, video.read_video):
+        with pytest.raises(DataError, match=r"a\.wav cannot be opened \(Permission denied\); correct its rights"):
+            read(tmp_path / "a.wav", 5, 16)
 
 
 def test_a_list_of_other_files_is_no_sound_and_no_film(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import soundfile
 from eav_ray.cli.main import run_command
 from eav_ray.config import Experiment, override
 from eav_ray.data.datasets.eav import EAV
+from eav_ray.data.recordings import Recording
 from eav_ray.pipelines.preprocess import near_duplicates
 from eav_ray.pipelines.preprocess.dataset_check import check_dataset, format_dataset_check
 from eav_ray.pipelines.preprocess.duplicates import find_duplicate_files, summarize_duplicates
@@ -111,6 +112,29 @@ def test_the_recordings_of_one_file_of_eav_are_not_one_signal(tmp_path: Path) ->
     assert find_duplicate_files(listing.recordings, ["eeg"]) == ()
 
 
+def test_equal_films_beside_one_file_of_eeg_are_one_signal(tmp_path: Path) -> None:
+    """The place of a recording in the file of its EEG says nothing of its sound and film."""
+    subject = write_subject(tmp_path)
+    films = sorted((subject / "Video").glob("[0-9]*.mp4"))
+    films[0].write_bytes(b"film")
+    films[3].write_bytes(b"film")
+    listing = EAV(str(tmp_path)).scan()
+    (found,) = find_duplicate_files(listing.recordings, ["eeg", "video"])
+    assert (found.modality, found.files) == ("video", (str(films[0]), str(films[3])))
+
+
+def test_parts_of_one_film_are_not_one_signal_and_one_sound_beside_them_is(tmp_path: Path) -> None:
+    for name in ("film.mp4", "sound.wav"):
+        (tmp_path / name).write_bytes(name.encode())
+    rows = [
+        Recording(
+            "p0", f"r{k}", 0, "", k, audio=str(tmp_path / "sound.wav"), video=str(tmp_path / "film.mp4"), spans_s=s
+        )
+        for k, s in enumerate(({"video": (0.0, 5.0)}, {"video": (5.0, 10.0)}))
+    ]
+    assert [d.modality for d in find_duplicate_files(rows, ["audio", "video"])] == ["audio"]
+
+
 def test_files_of_equal_size_and_equal_beginnings_are_told_apart(tmp_path: Path) -> None:
     samples = make_sound(0, 10.0)
     for name, value in (("a", 0.1), ("b", 0.2)):
@@ -126,7 +150,7 @@ def test_files_of_equal_size_and_equal_beginnings_are_told_apart(tmp_path: Path)
 def test_decoding_finds_what_was_encoded_anew_made_softer_or_begun_later(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(near_duplicates.os, "sched_getaffinity", lambda _: set(range(workers)))
+    monkeypatch.setattr(near_duplicates, "count_usable_cpus", lambda: workers)  # what a container leaves of them
     for seed in range(6):
         write_sound(tmp_path / f"{seed}.wav", seed)
     write_aac(tmp_path / "0.m4a", 0)
