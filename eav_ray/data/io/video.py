@@ -158,6 +158,7 @@ class _Film:
     _waiting_s: set[float] = field(default_factory=set)  # times of packets that came to no frame yet
     _last_s: float | None = None  # of the frame before, on the stream's clock
     _n_frames: int = 0
+    _tick_s: tuple[int, int] = (0, 0)  # of the stream's time stamps, as a fraction; PyAV makes a new one at each look
     _damaged_from_s: float | None = None
 
     def read(self, container: InputContainer) -> None:
@@ -170,6 +171,8 @@ class _Film:
         stream.thread_type, stream.thread_count = "NONE", 1  # Ray runs one task a core
         require_known_rate(container, stream, self.path)
         self.frame_s = read_frame_s(stream)
+        if stream.time_base:
+            self._tick_s = stream.time_base.numerator, stream.time_base.denominator
         start_s = read_start_s(container)
         if (duration_s := read_duration_s(container, stream)) and not self.structure.is_open_ended:
             self.stated_s = duration_s + read_lateness_s(stream, start_s)
@@ -259,7 +262,7 @@ class _Film:
                 break
             except DECODE_ERRORS:
                 packet, has_ended = av.Packet(), True
-            time_s = _read_time_s(packet.pts, stream)
+            time_s = self._read_time_s(packet.pts)
             if corrupt and packet.size:  # the file goes on after it: it was damaged, not cut off
                 self._note_damage(time_s)
             corrupt = packet.is_corrupt if packet.size else corrupt
@@ -286,11 +289,11 @@ class _Film:
             return
         for frame in frames:
             assert isinstance(frame, av.VideoFrame)
-            yield frame, self._mark(frame, stream)
+            yield frame, self._mark(frame)
 
-    def _mark(self, frame: av.VideoFrame, stream: av.VideoStream) -> _Mark:
+    def _mark(self, frame: av.VideoFrame) -> _Mark:
         # A frame's own time base is not set where the decoder was emptied after an error.
-        time_s = _read_time_s(frame.pts, stream)
+        time_s = self._read_time_s(frame.pts)
         if time_s is not None:
             self._note_lost_packets(time_s)
         if frame.is_corrupt:
@@ -317,6 +320,6 @@ class _Film:
         self._is_new_damage = True
         self.remarks.add("it has damaged or lost packets; what they touch is missing")
 
-
-def _read_time_s(pts: int | None, stream: av.VideoStream) -> float | None:
-    return None if pts is None or not stream.time_base else float(pts * stream.time_base)
+    def _read_time_s(self, pts: int | None) -> float | None:
+        numerator, denominator = self._tick_s
+        return None if pts is None or not denominator else pts * numerator / denominator
