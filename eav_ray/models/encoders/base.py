@@ -183,6 +183,32 @@ class AudioEncoder(Encoder):
         return self.encode_features(*self.normalise_features(x_BT, subject), present_B)
 
 
+class GivenEncoder(Encoder):
+    """An encoder of what is given as numbers over time, where what is not known is NaN and counts as the mean."""
+
+    standardise: FeatureStandardizer
+
+    def compute_features(self, x: Tensor) -> Features:
+        known = torch.isfinite(x)
+        return Features(torch.where(known, x, 0), known)
+
+    def fit_statistics(self, batches: Iterable[tuple[Tensor | Features, SubjectStatistics | None]]) -> None:
+        self.fit_standardiser(self.standardise, batches)
+
+    def standardise_features(self, x: Tensor | Features, subject: SubjectStatistics | None) -> Features:
+        """Normalise features, and standardise them by the training rows; what is not known is 0."""
+        values, known = self.normalise_features(x, subject)
+        return Features(torch.where(known, self.standardise(values), 0), known)
+
+    def build_known_output(self, tokens_BND: Tensor, known_BN: Tensor, present_B: Tensor) -> EncoderOutput:
+        """Pool the tokens of which anything is known, and mask the others."""
+        # A window of which nothing is known is one of means; it is masked wherever it counts.
+        weight_BN = (known_BN | ~known_BN.any(1, keepdim=True)).to(tokens_BND.dtype)
+        pooled = (tokens_BND * weight_BN[..., None]).sum(1) / weight_BN.sum(1, keepdim=True)
+        encoded = self.build_output(tokens_BND, pooled, present_B)
+        return encoded._replace(mask_BN=encoded.mask_BN & known_BN)
+
+
 class FrameEncoder(Encoder):
     """An encoder that looks at single frames, so that each frame of a window can be scored alone."""
 

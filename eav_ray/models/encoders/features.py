@@ -1,7 +1,5 @@
 """Features that others have computed: standardised, projected, and a small network."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
@@ -9,16 +7,16 @@ from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.features import FeaturesConfig
 from eav_ray.models.encoders.base import (
     DataShapes,
-    Encoder,
     EncoderOutput,
     Features,
+    GivenEncoder,
     SubjectStatistics,
     collect_module_arguments,
 )
 from eav_ray.models.layers import FeatureStandardizer, build_feature_mlp, build_position_embedding
 
 
-class GivenFeatures(Encoder):
+class GivenFeatures(GivenEncoder):
     """Windows of features to one token per step.
 
     A feature that is not known (NaN) counts as the mean of the training rows; a step of which none is known is masked.
@@ -40,13 +38,6 @@ class GivenFeatures(Encoder):
         self.network = build_feature_mlp(n_features, width, dropout, input_dropout)
         self.position = build_position_embedding(steps, width)
 
-    def compute_features(self, x: Tensor) -> Features:
-        known = torch.isfinite(x)
-        return Features(torch.where(known, x, 0), known)
-
-    def fit_statistics(self, batches: Iterable[tuple[Tensor | Features, SubjectStatistics | None]]) -> None:
-        self.fit_standardiser(self.standardise, batches)
-
     def forward(
         self, x_BNF: Tensor | Features, present_B: Tensor, subject: SubjectStatistics | None = None
     ) -> EncoderOutput:
@@ -55,15 +46,9 @@ class GivenFeatures(Encoder):
             x_BNF: Features, NaN where not known, (batch, steps, features).
             present_B: True where the window has them.
         """
-        values, known = self.normalise_features(x_BNF, subject)
-        standardised = torch.where(known, self.standardise(values), 0)
-        tokens = self.network(standardised) + self.position
-        known_BN = known.any(-1)
-        # A window of which nothing is known is one of means; it is masked wherever it counts.
-        weight_BN = (known_BN | ~known_BN.any(1, keepdim=True)).to(tokens.dtype)
-        pooled = (tokens * weight_BN[..., None]).sum(1) / weight_BN.sum(1, keepdim=True)
-        encoded = self.build_output(tokens, pooled, present_B)
-        return encoded._replace(mask_BN=encoded.mask_BN & known_BN)
+        values, known = self.standardise_features(x_BNF, subject)
+        tokens = self.network(values) + self.position
+        return self.build_known_output(tokens, known.any(-1), present_B)
 
 
 def build(section: FeaturesConfig, preprocessing: Preprocessing, shapes: DataShapes) -> GivenFeatures:

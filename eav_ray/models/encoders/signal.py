@@ -1,7 +1,5 @@
 """Signals other than EEG: standardised, then convolutions over time."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -10,16 +8,16 @@ from eav_ray.config.encoders.signal import SignalConfig
 from eav_ray.errors import ConfigError
 from eav_ray.models.encoders.base import (
     DataShapes,
-    Encoder,
     EncoderOutput,
     Features,
+    GivenEncoder,
     SubjectStatistics,
     collect_module_arguments,
 )
 from eav_ray.models.layers import FeatureStandardizer, build_position_embedding
 
 
-class Signal(Encoder):
+class Signal(GivenEncoder):
     """Windows of signals to one token per time segment.
 
     A sample that is not known (NaN) counts as the mean of the training rows; a segment of which none is known is
@@ -56,13 +54,6 @@ class Signal(Encoder):
         self.network = nn.Sequential(*layers)
         self.position = build_position_embedding(segments, width)
 
-    def compute_features(self, x: Tensor) -> Features:
-        known = torch.isfinite(x)
-        return Features(torch.where(known, x, 0), known)
-
-    def fit_statistics(self, batches: Iterable[tuple[Tensor | Features, SubjectStatistics | None]]) -> None:
-        self.fit_standardiser(self.standardise, batches)
-
     def forward(
         self, x_BTC: Tensor | Features, present_B: Tensor, subject: SubjectStatistics | None = None
     ) -> EncoderOutput:
@@ -71,17 +62,12 @@ class Signal(Encoder):
             x_BTC: Signals, NaN where not known, (batch, samples, channels).
             present_B: True where the window has them.
         """
-        values, known = self.normalise_features(x_BTC, subject)
-        standardised = torch.where(known, self.standardise(values), 0)
-        convolved = self.network(standardised.transpose(1, 2))
+        values, known = self.standardise_features(x_BTC, subject)
+        convolved = self.network(values.transpose(1, 2))
         tokens = nn.functional.adaptive_avg_pool1d(convolved, self.segments).transpose(1, 2) + self.position
         is_known_B1T = known.any(-1)[:, None].float()
         known_BN = nn.functional.adaptive_max_pool1d(is_known_B1T, self.segments)[:, 0] > 0
-        # A window of which nothing is known is one of means; it is masked wherever it counts.
-        weight_BN = (known_BN | ~known_BN.any(1, keepdim=True)).to(tokens.dtype)
-        pooled = (tokens * weight_BN[..., None]).sum(1) / weight_BN.sum(1, keepdim=True)
-        encoded = self.build_output(tokens, pooled, present_B)
-        return encoded._replace(mask_BN=encoded.mask_BN & known_BN)
+        return self.build_known_output(tokens, known_BN, present_B)
 
 
 def build(section: SignalConfig, preprocessing: Preprocessing, shapes: DataShapes) -> Signal:
