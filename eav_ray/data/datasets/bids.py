@@ -4,8 +4,8 @@ A run is what was recorded at one time. Where labels are of people, sessions or 
 are of events, each labelled event is one, from its onset for its duration, so that one file holds many.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event, is_mark
 from eav_ray.data.io.bids_units import apply_table_units
 from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
 from eav_ray.data.io.tables import find_named_file
-from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels
+from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels, collect_channel_remarks
 from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.recordings import (
     MAX_RECORDING_S,
@@ -252,7 +252,8 @@ class BIDS(DatasetReader):
             first: DataError | None = None
             for path in dict.fromkeys(r.eeg for r in self._listing.recordings if r.eeg is not None):
                 try:
-                    self._channels[self.wanted_channels] = self._choose_channels(Path(path))[0].spelt
+                    with closing(eeg.open_eeg_file(path)) as file:
+                        self._channels[self.wanted_channels] = self._choose_channels(Path(path), file)[0].spelt
                     break
                 except DataError as error:  # a damaged file costs its own recordings, not the job
                     first = first or error
@@ -265,21 +266,13 @@ class BIDS(DatasetReader):
     def check_eeg_channels(self, recordings: Sequence[Recording]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
         """Open each EEG file, and choose its channels; says what is left out, and which files cannot be used."""
         first_by_path = {r.eeg: r for r in reversed(recordings) if r.eeg is not None}
-        counts: Counter[str] = Counter()
-        problems: list[Problem] = []
-        for path, recording in first_by_path.items():
-            try:
-                choice, remarks, _ = self._choose_channels(Path(path))
-                match_channels(choice.spelt, self.channels, path)
-                file = eeg.open_eeg_file(path)
-                try:
-                    counts.update((*remarks, *file.describe_header(choice.taken)))
-                finally:
-                    file.close()
-            except DataError as error:
-                problems.append(Problem(recording.subject, recording.recording, path, str(error)))
-        said = [f"{remark} ({n} of {len(first_by_path)} files)" for remark, n in counts.most_common()]
-        return tuple(said), tuple(problems)
+        return collect_channel_remarks(list(first_by_path.values()), self._describe_eeg_file, "files")
+
+    def _describe_eeg_file(self, path: str) -> tuple[str, ...]:
+        with closing(eeg.open_eeg_file(path)) as file:
+            choice, remarks, _ = self._choose_channels(Path(path), file)
+            match_channels(choice.spelt, self.channels, path)
+            return (*remarks, *file.describe_header(choice.taken))
 
     def list_companion_files(self, recording: Recording) -> tuple[str, ...]:
         """List the sidecars that `read_eeg` looks at."""
@@ -323,12 +316,13 @@ class BIDS(DatasetReader):
         facts = read_json(facts_path) if facts_path else {}
         if facts.get("RecordingType") == "epoched":
             raise DataError(f"{path} holds epochs and no recording, as {facts_path} says; export the whole recording")
-        choice, remarks, table = self._choose_channels(path)
-        order = match_channels(choice.spelt, self.channels, str(path))
+        with closing(eeg.open_eeg_file(path)) as file:
+            choice, remarks, table = self._choose_channels(path, file)
+            order = match_channels(choice.spelt, self.channels, str(path))
+            taken = [choice.taken[i] for i in order]
+            raw = apply_table_units(path, file.read(taken), [table.get(name) for name in taken])
         if extra := [name for i, name in enumerate(choice.spelt) if i not in order]:
             remarks.append(f"channels that the first recording lacks, left out: {', '.join(extra)}")
-        taken = [choice.taken[i] for i in order]
-        raw = apply_table_units(path, eeg.read_eeg_file(path, taken), [table.get(name) for name in taken])
         stated_hz = _read_number(facts, "SamplingFrequency")
         if stated_hz and abs(stated_hz - raw.hz) > 1e-3 * raw.hz:
             remarks.append(f"eeg.json states {stated_hz:g} Hz, the file {raw.hz:g} Hz, which is used")
@@ -353,10 +347,8 @@ class BIDS(DatasetReader):
             mains_hz=_read_number(facts, "PowerLineFrequency"),
         )
 
-    def _choose_channels(self, path: Path) -> tuple[ChannelChoice, list[str], dict[str, Channel]]:
+    def _choose_channels(self, path: Path, file: eeg.EEGFile) -> tuple[ChannelChoice, list[str], dict[str, Channel]]:
         """Choose the EEG channels of a file, what is left out, and the table beside it."""
-        file = eeg.open_eeg_file(path)
-        file.close()
         table = self.tables.read_channels(path)
         if missing := [name for name, row in table.items() if row.kind == "EEG" and name not in file.names]:
             raise DataError(

@@ -1,8 +1,8 @@
 """A user's own recordings, listed in a CSV or Parquet file."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -10,7 +10,7 @@ from typing import Self
 from eav_ray.config import MODALITIES, DataConfig, ModalityName
 from eav_ray.data.io import eeg
 from eav_ray.data.io.tables import EMPTY_CELLS, Table, find_named_file, read_tabular_file
-from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels
+from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels, collect_channel_remarks
 from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError, suggest_nearest
@@ -134,35 +134,23 @@ class RecordingsTable(DatasetReader):
             DataError: The file is missing, damaged, or its EEG channels are not those of the first recording.
         """
         path = recording.get_eeg_file()
-        file = eeg.open_eeg_file(path)
-        try:
+        with closing(eeg.open_eeg_file(path)) as file:
             choice = self._choose_same_channels(file)
             order = match_channels(choice.spelt, self.channels, path)
             raw = file.read([choice.taken[i] for i in order])
-        finally:
-            file.close()
         bad = {choice.spelt[choice.taken.index(name)]: reason for name, reason in raw.bad_channels.items()}
         return replace(raw, channels=self.channels, bad_channels=bad, remarks=(*choice.remarks, *raw.remarks))
 
     def check_eeg_channels(self, recordings: Sequence[Recording]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
         """Open each EEG file, and choose its channels; says what is left out, and which files cannot be used."""
-        counts: Counter[str] = Counter()
-        problems: list[Problem] = []
         with_eeg = [r for r in recordings if r.eeg is not None]
-        for recording in with_eeg:
-            path = recording.get_eeg_file()
-            try:
-                file = eeg.open_eeg_file(path)
-                try:
-                    choice = self._choose_same_channels(file)
-                    match_channels(choice.spelt, self.channels, path)
-                    counts.update((*choice.remarks, *file.describe_header(choice.taken)))
-                finally:
-                    file.close()
-            except DataError as error:
-                problems.append(Problem(recording.subject, recording.recording, path, str(error)))
-        remarks = [f"{remark} ({n} of {len(with_eeg)} recordings)" for remark, n in counts.most_common()]
-        return tuple(remarks), tuple(problems)
+        return collect_channel_remarks(with_eeg, self._describe_eeg_file, "recordings")
+
+    def _describe_eeg_file(self, path: str) -> tuple[str, ...]:
+        with closing(eeg.open_eeg_file(path)) as file:
+            choice = self._choose_same_channels(file)
+            match_channels(choice.spelt, self.channels, path)
+            return (*choice.remarks, *file.describe_header(choice.taken))
 
     def _choose_same_channels(self, file: eeg.EEGFile) -> ChannelChoice:
         """Choose the channels of a file, which must be those of the first."""
@@ -242,11 +230,8 @@ def _read_first_channels(paths: Iterable[str], wanted: Sequence[str]) -> tuple[s
     first: DataError | None = None
     for path in paths:
         try:
-            file = eeg.open_eeg_file(path)
-            try:
+            with closing(eeg.open_eeg_file(path)) as file:
                 return choose_channels(file.names, file.types, wanted, file.source).spelt
-            finally:
-                file.close()
         except DataError as error:  # a damaged file costs its own recording, not the job
             first = first or error
     if first:

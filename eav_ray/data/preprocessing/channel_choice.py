@@ -1,7 +1,8 @@
 """Choose the channels of a file that are EEG of the scalp, by what the file says of them, else by their names."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from eav_ray.data.preprocessing.electrodes import (
@@ -11,6 +12,7 @@ from eav_ray.data.preprocessing.electrodes import (
     is_reference,
     is_scalp_position,
 )
+from eav_ray.data.recordings import Problem, Recording
 from eav_ray.errors import DataError
 
 # What laboratories and headsets record beside EEG, by parts that a name may have and by whole words of it: first what
@@ -94,6 +96,30 @@ def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence
         raise DataError(f"{where} has no EEG channel; it has {', '.join(names) or 'none'}")
     left_out = [name for i, name in enumerate(names) if i not in taken]
     return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))
+
+
+def collect_channel_remarks(
+    recordings: Sequence[Recording], describe: Callable[[str], Iterable[str]], counted: str
+) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+    """Collect what EEG files say of themselves, and which of them cannot be used.
+
+    Args:
+        recordings: Whose files are looked at, each with EEG.
+        describe: Lists what a file says, or raises DataError.
+        counted: What a remark is counted in.
+    Returns:
+        A line for each remark, with how many say it; and a problem for each file that cannot be used.
+    """
+    counts: Counter[str] = Counter()
+    problems: list[Problem] = []
+    for recording in recordings:
+        path = recording.get_eeg_file()
+        try:
+            counts.update(describe(path))
+        except DataError as error:
+            problems.append(Problem(recording.subject, recording.recording, path, str(error)))
+    remarks = [f"{remark} ({n} of {len(recordings)} {counted})" for remark, n in counts.most_common()]
+    return tuple(remarks), tuple(problems)
 
 
 def is_other_signal(name: str) -> bool:
