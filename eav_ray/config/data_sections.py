@@ -88,6 +88,38 @@ class BIDSData:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TargetData:
+    """Numbers that are predicted in place of classes, such as valence and arousal: one or several a recording."""
+
+    columns: tuple[str, ...] = define(
+        (), "columns of numbers, in this order; in BIDS with their table: participants.bdi; empty: classes are predicted"
+    )
+    path: str = define(
+        "", "a CSV or Parquet file with one row a recording; empty: the data set's own table (recordings_table, bids)"
+    )
+    key: str = define(
+        "recording",
+        "the column of that file that names recordings: as the reader does, as subject/recording, or by the name of "
+        "one of its files",
+    )
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "TargetData":
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("data.targets.columns names one twice; name each once")
+        if self.path and not self.columns:
+            raise ValueError("data.targets.path is given without data.targets.columns; name the columns to be predicted")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the numbers: of a column of a BIDS table, what follows the name of the table."""
+        return tuple(
+            column.partition(".")[2] if column.partition(".")[0] in BIDS_TABLES else column for column in self.columns
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     dataset: Annotated[str, AfterValidator(_check_dataset)] = define("eav", "which reader opens `data.root`")
     root: str = define("", "folder of the data set, or the CSV/Parquet file of `data.dataset=recordings_table`")
@@ -102,6 +134,7 @@ class DataConfig:
     )
     subjects: tuple[str, ...] = define((), "only these people, by the reader's ids; empty means all")
     bids: BIDSData = BIDSData()
+    targets: TargetData = TargetData()
     labels: Literal["true", "permuted"] = define(
         "true", "permuted: labels shuffled within each person, a control that must score at chance"
     )
@@ -114,6 +147,11 @@ class DataConfig:
         state = dict(state)
         import_plugins([name for name in [state.pop("reader_module")] if name])
         self.__dict__.update(state)
+
+    @property
+    def predicts_numbers(self) -> bool:
+        """Whether numbers are predicted, and not classes."""
+        return bool(self.targets.columns)
 
     @model_validator(mode="after")
     def _check_modalities(self) -> "DataConfig":

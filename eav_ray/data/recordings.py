@@ -18,6 +18,7 @@ from eav_ray.errors import DataError
 MAX_RECORDING_S = 3600  # of one recording: longer files are damaged, hostile, or whole sessions
 Span = tuple[float, float]  # from, to: seconds since the recording began
 
+TARGET_PREFIX = "target_"  # of columns of shards and predictions with a true number, before its position in data.targets
 LISTENING = "listening"  # recordings of this task are only ever trained on
 
 
@@ -64,6 +65,7 @@ class Recording:
     features: Mapping[str, GivenFeatures] = field(default_factory=dict, hash=False)  # by the name of the modality
     # By modality: the part of its file that is this recording, seconds; the whole file where nothing stands.
     spans_s: Mapping[str, Span] = field(default_factory=dict, hash=False)
+    targets: tuple[float, ...] = ()  # numbers that are predicted in place of the label (`data.targets`), in their order
 
     def get_source(self, modality: str) -> str | None:
         """Return the file that a modality of this recording lies in; None where it does not exist."""

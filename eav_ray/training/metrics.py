@@ -1,5 +1,8 @@
 """Scores per window and per recording. A recording's logits are the mean of its windows' logits. Runs without torch.
 
+Where numbers are predicted in place of classes, a table has `<source>.value_<k>` in place of logits, in the units of
+the targets, and the true numbers in `target_<k>` in place of `label`.
+
 That holds for every source, the rules of fusion included: a rule combines the modalities of each window, and the
 windows of a recording are then averaged as they are for a single modality, so that two rows of a table that differ by
 their rule differ by nothing else. `mean_probability` of a recording is therefore the geometric mean over its windows of
@@ -10,17 +13,21 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, logsumexp
 
+from eav_ray.data.recordings import TARGET_PREFIX
+
 Scores = dict[str, float]
 RECORDING_COLUMNS = ["subject", "recording"]  # that name a recording in tables of predictions
 WINDOW_COLUMNS = [*RECORDING_COLUMNS, "window"]
 LOGIT_PREFIX = "logit_"
+VALUE_PREFIX = "value_"  # after the name of a source: a number that it predicts
 FRAMES_CORRECT_SUFFIX = (
     ".frames_correct"  # after the name of a source: share of a window's frames that are right (`training.frames`)
 )
 RULE_SOURCES = ("mean_probability", "product")  # of modalities without training: `combine_by_rules`
+MEAN_SOURCE = "mean"  # of the numbers that the modalities of a window predict
 STACKING = "stacking"  # a logistic regression on what the modalities say: `evaluation.stacking`
 # Sources that speak of every window; a modality says nothing where it is absent.
-ALWAYS_PRESENT_SOURCES = ("fusion", *RULE_SOURCES, STACKING)
+ALWAYS_PRESENT_SOURCES = ("fusion", *RULE_SOURCES, MEAN_SOURCE, STACKING)
 
 
 def combine_by_rules(logits_BMK: np.ndarray, present_BM: np.ndarray) -> dict[str, np.ndarray]:
@@ -50,19 +57,47 @@ def combine_by_rules(logits_BMK: np.ndarray, present_BM: np.ndarray) -> dict[str
     return {rule: np.where(known_B1, x_BK, np.nan).astype(logits_BMK.dtype) for rule, x_BK in combined.items()}
 
 
+def average_values(values_BMK: np.ndarray, present_BM: np.ndarray) -> np.ndarray:
+    """Average what the modalities of each window predict, where that is numbers: (batch, targets).
+
+    Args:
+        present_BM: Which modalities a window has: the others weigh nothing, whatever their values, NaN included.
+    Returns:
+        NaN where a window has no modality, or one that it has is not finite: that model has diverged.
+    """
+    total = np.where(present_BM[..., None], values_BMK, 0).astype(np.float64).sum(1)
+    n_present = present_BM.sum(1, keepdims=True)
+    mean = np.divide(total, n_present, out=np.full_like(total, np.nan), where=n_present > 0)
+    return np.where(np.isfinite(mean).all(1, keepdims=True), mean, np.nan).astype(values_BMK.dtype)
+
+
 def is_averaged_column(column: str) -> bool:
     """Whether a recording has the mean of its windows in this column."""
-    return LOGIT_PREFIX in column or column.startswith(("weight.", "corrected."))
+    is_output = LOGIT_PREFIX in column or f".{VALUE_PREFIX}" in column
+    return is_output or column.startswith(("weight.", "corrected."))
+
+
+def holds_numbers(table: pd.DataFrame) -> bool:
+    """Whether predictions are numbers, and not classes."""
+    return f"fusion.{VALUE_PREFIX}0" in table
+
+
+def list_truth_columns(table: pd.DataFrame) -> list[str]:
+    """List the columns with what is true of a recording: the label, or the targets in their order."""
+    targets = [c for c in table.columns if c.startswith(TARGET_PREFIX)]
+    return sorted(targets, key=lambda c: int(c.removeprefix(TARGET_PREFIX))) or ["label"]
 
 
 def average_per_recording(windows: pd.DataFrame) -> pd.DataFrame:
-    """One row a recording: subject, recording, label, and the mean of every logit and weight column.
+    """One row a recording: subject, recording, what is true of it, and the mean of every output and weight column.
 
-    Columns are `<source>.logit_<class>` and `weight.<modality>`, as `predictions.build_predictions` makes them. A
-    recording's windows in which a source has nothing to say (NaN logits) do not count for it.
+    Columns are `<source>.logit_<class>` or `<source>.value_<target>`, and `weight.<modality>`, as
+    `predictions.build_predictions` makes them. A recording's windows in which a source has nothing to say (NaN) do not
+    count for it.
     """
     means = [c for c in windows.columns if is_averaged_column(c)]
-    return windows.groupby([*RECORDING_COLUMNS, "label"], sort=True)[means].mean().reset_index()
+    keys = [*RECORDING_COLUMNS, *list_truth_columns(windows)]
+    return windows.groupby(keys, sort=True, dropna=False)[means].mean().reset_index()
 
 
 def predict_classes(table: pd.DataFrame, source: str) -> np.ndarray:
@@ -79,7 +114,16 @@ def _select_best_classes(logits: np.ndarray) -> np.ndarray:
 
 def select_logits(table: pd.DataFrame, source: str) -> np.ndarray:
     """(rows, classes) of one source; NaN where it has nothing to say."""
-    columns = [c for c in table.columns if c.startswith(f"{source}.{LOGIT_PREFIX}")]
+    return _select_outputs(table, f"{source}.{LOGIT_PREFIX}")
+
+
+def select_values(table: pd.DataFrame, source: str) -> np.ndarray:
+    """(rows, targets), the numbers that one source predicts; NaN where it has nothing to say."""
+    return _select_outputs(table, f"{source}.{VALUE_PREFIX}")
+
+
+def _select_outputs(table: pd.DataFrame, start: str) -> np.ndarray:
+    columns = [c for c in table.columns if c.startswith(start)]
     return table[sorted(columns, key=lambda c: int(c.rsplit("_", 1)[1]))].to_numpy()
 
 

@@ -33,6 +33,12 @@ class ShardIndex:
     shards: tuple[ShardFile, ...]
     versions: dict[str, str]
     eeg_channel_names: tuple[str, ...] = ()  # in order, in canonical form
+    targets: tuple[str, ...] = ()  # names of the numbers that are predicted; there are no classes then
+
+    @property
+    def n_outputs(self) -> int:
+        """How many numbers a model gives out: one a class, or one a target."""
+        return len(self.targets) or len(self.classes)
 
     @property
     def fingerprint(self) -> tuple[str, ...]:
@@ -75,6 +81,7 @@ def read_index(store: Store, name: str = INDEX_FILE) -> ShardIndex:
             shards=shards,
             versions={str(k): str(v) for k, v in tree["versions"].items()},
             eeg_channel_names=tuple(map(str, tree["eeg_channel_names"])),
+            targets=tuple(map(str, tree.get("targets", ()))),
         )
     except DataError:
         raise
