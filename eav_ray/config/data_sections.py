@@ -92,7 +92,8 @@ class TargetData:
     """Numbers that are predicted in place of classes, such as valence and arousal: one or several a recording."""
 
     columns: tuple[str, ...] = define(
-        (), "columns of numbers, in this order; in BIDS with their table: participants.bdi; empty: classes are predicted"
+        (),
+        "columns of numbers, in this order; in BIDS with their table: participants.bdi; empty: classes are predicted",
     )
     path: str = define(
         "", "a CSV or Parquet file with one row a recording; empty: the data set's own table (recordings_table, bids)"
@@ -108,7 +109,9 @@ class TargetData:
         if len(set(self.names)) != len(self.names):
             raise ValueError("data.targets.columns names one twice; name each once")
         if self.path and not self.columns:
-            raise ValueError("data.targets.path is given without data.targets.columns; name the columns to be predicted")
+            raise ValueError(
+                "data.targets.path is given without data.targets.columns; name the columns to be predicted"
+            )
         return self
 
     @property
@@ -216,9 +219,19 @@ class VideoPreprocessing:
 
 FEATURE_NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
 # Names that stand for something else in tables, or whose columns would.
-RESERVED_NAMES = {"fusion", "product", "mean_probability", "stacking", "late_mean", "window_s", "features", "normalise"}
+RESERVED_NAMES = {
+    "fusion",
+    "mean",
+    "product",
+    "mean_probability",
+    "stacking",
+    "late_mean",
+    "window_s",
+    "features",
+    "normalise",
+}
 RESERVED_NAMES |= {"subject", "recording", "window", "label", "task", "order", "id", "fold", "weight", "reason"}
-RESERVED_PREFIXES = ("has_", "logit_", "audio_", "eeg_", "video_")
+RESERVED_PREFIXES = ("has_", "logit_", "target_", "value_", "audio_", "eeg_", "video_")
 
 
 @dataclass(frozen=True, config=STRICT)

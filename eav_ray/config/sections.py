@@ -143,6 +143,19 @@ class Experiment:
                 )
         return problems
 
+    def _list_fusion_problems(self) -> list[str]:
+        """List what does not fit between the kind of fusion and what is predicted, a line each."""
+        kind, fusion = self.fusion.kind, self.fusion
+        if self.data.predicts_numbers and not fusion.predicts_numbers:
+            return [
+                f"fusion.kind={kind} fuses classes, but data.targets names numbers; use mean, or one that is trained"
+            ]
+        if not self.data.predicts_numbers and not fusion.predicts_classes:
+            return [
+                f"fusion.kind={kind} fuses numbers, but data.targets.columns is empty; use product, or name columns"
+            ]
+        return []
+
     @model_validator(mode="after")
     def _check_consistency(self) -> "Experiment":
         problems = self._list_unknown_modalities()
@@ -152,6 +165,7 @@ class Experiment:
             problems += self.model[m].find_problems(self.preprocessing)
         if len(self.data.modalities) > 1:
             problems += self.fusion.find_problems([self.model[m].token_width for m in self.data.modalities])
+            problems += self._list_fusion_problems()
         problems += self._list_access_problems()
         batches = {"optim.batch": self.optim.batch}
         if self.train.mode == "staged_then_joint":

@@ -52,7 +52,7 @@ def compute_frozen_features(experiment: Experiment, runs: list[Run], data: Datas
         with results.lock(f"{key}.lock", timeout_s=math.inf, on_wait=partial(print, note, flush=True)) as guarded:
             if has_embeddings(results, key):
                 continue
-            index, shapes = data.index, DataShapes(data.index.eeg_channels, len(data.index.classes))
+            index, shapes = data.index, DataShapes(data.index.eeg_channels, data.index.n_outputs)
             model = _load_published(run.experiment, shapes)  # what is wrong with the weights is said here
             todo = [f for f in index.shards if not results.exists(build_part_name(key, PASS, _get_part_id(f)))]
             total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)

@@ -161,7 +161,7 @@ class Scorer:
         self._context = open_worker_context(experiment, data, device, allowed_recordings)
         windows = self._context.windows
         items = list_labeled_recordings(windows.ids, experiment.data, experiment.seed)
-        self._labels = WindowLabels.from_windows(windows, {i.id: i.label for i in items})
+        self._labels = WindowLabels.from_windows(windows, {i.id: i.truth for i in items})
         self._checkpoint: OpenedCheckpoint | None = None
 
     def score(self, number: int, task: ScoringTask) -> tuple[int, ScoringResult, int]:
@@ -207,11 +207,13 @@ class Scorer:
             lambda: self._open_subject_recordings(task),
         )
         source = MaskedSource(stored, task.visible_modalities or tuple(names))
+        scale = task.checkpoint.state.scale
         for part, batch in make_inference_batches(source, self._labels, rows, BATCH_SIZE):
             inputs = {m: x.to(device) for m, x in batch.inputs.items()}
             output, frames = predict_with_frames(self._model, inputs, batch.present_BM.to(device))
             present, label = source.get_presence(part), self._labels.label[part]
-            table = build_predictions(output, windows.ids.iloc[part], present, names, label)
+            table = build_predictions(output, windows.ids.iloc[part], present, names, label, scale)
             parts.append(table.assign(**compute_frames_correct(frames, names, present, label)))
         # An encoder that a fusion follows may be given people of whom nobody recorded its modality.
-        return pd.concat(parts, ignore_index=True) if parts else build_empty_predictions(names, self._model.n_outputs)
+        empty = build_empty_predictions(names, self._model.n_outputs, scale)
+        return pd.concat(parts, ignore_index=True) if parts else empty

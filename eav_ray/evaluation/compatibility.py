@@ -15,11 +15,23 @@ from eav_ray.training.checkpoint import OpenedCheckpoint
 def check_windows(experiment: Experiment, checkpoint: OpenedCheckpoint, index: ShardIndex) -> None:
     """A checkpoint is worth what it is worth on windows that were made as its training windows were."""
     check_preprocessing(experiment, checkpoint)
+    scale = checkpoint.state.scale
+    targets = scale.names if scale else ()
+    if index.targets != targets:
+        raise DataError(
+            f"{checkpoint.path} predicts {describe_outputs(checkpoint.state.classes, targets)}, but these shards hold "
+            f"{describe_outputs(index.classes, index.targets)}; give the same data.targets"
+        )
     if index.classes != checkpoint.state.classes:
         raise DataError(
             f"{checkpoint.path} was trained on the classes {', '.join(checkpoint.state.classes)}, but these shards "
             f"hold {', '.join(index.classes)}; evaluate it on a data set with the same classes"
         )
+
+
+def describe_outputs(classes: Sequence[str], targets: Sequence[str]) -> str:
+    """Say what a model predicts, or shards hold, in a few words."""
+    return f"numbers ({', '.join(targets)})" if targets else f"classes ({', '.join(classes)})"
 
 
 def check_preprocessing(

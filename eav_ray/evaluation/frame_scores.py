@@ -64,9 +64,9 @@ def compute_frames_correct(
     Args:
         frames: From `predict_with_frames`.
         modalities: The modalities of the model, in its order.
-        label_B: True classes.
+        label_B: True classes; nothing is right or wrong of numbers.
     """
-    if not frames.outputs:
+    if not frames.outputs or label_B.ndim > 1:
         return {}
     column = modalities.index(frames.modality)
     logits_by_source: dict[str, Callable[[ClassifierOutput], np.ndarray]] = {

@@ -12,6 +12,7 @@ import torch
 from eav_ray.config import ModalityName
 from eav_ray.data.modalities.registry import get_modality, make_empty_window
 from eav_ray.data.preprocessing.windowing import WindowFormat
+from eav_ray.data.recordings import TARGET_PREFIX
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
 from eav_ray.evaluation.probabilities import (
@@ -38,6 +39,7 @@ class Predictor:
     """A loaded model.
 
     Attributes:
+        classes, targets: The classes, or the numbers, that it predicts.
         inputs: What it takes.
         access: What it may know of a subject.
         feature_names: The modalities that are given features.
@@ -57,6 +59,8 @@ class Predictor:
         """
         e = checkpoint.experiment
         self.classes, self.preprocessing = checkpoint.state.classes, e.preprocessing
+        self._scale = checkpoint.state.scale
+        self.targets: tuple[str, ...] = self._scale.names if self._scale else ()
         self.modalities: tuple[ModalityName, ...] = e.data.modalities
         self.access, self.feature_names = e.split, [m for m in e.data.modalities if m in e.preprocessing.features]
         shapes = checkpoint.state.shapes
@@ -74,12 +78,12 @@ class Predictor:
             measurement: Of the subject, whose all of them are; by default what the predictor was made with.
         """
         modalities = self._model.modalities
-        ids = pd.DataFrame({c: batch[c] for c in ID_COLUMNS})
+        ids, label = pd.DataFrame({c: batch[c] for c in WINDOW_COLUMNS}), self._get_label(batch)
         present = np.stack([batch[f"has_{m}"] for m in modalities], 1)
         keep = np.asarray(present.any(1))
         arrays = {m: get_modality(m).decode(batch[m][keep], self.preprocessing) for m in modalities}
         inputs = {m: torch.from_numpy(np.ascontiguousarray(x)).to(self._device) for m, x in arrays.items()}
-        table = build_empty_predictions(modalities, self._model.n_outputs)
+        table = build_empty_predictions(modalities, self._model.n_outputs, self._scale)
         if keep.any():
             has = dict(zip(modalities, present[keep].T, strict=True))
             subjects = ids["subject"].to_numpy()[keep].tolist()
@@ -94,13 +98,22 @@ class Predictor:
             inputs |= {name: x.to(self._device) for name, x in subject_inputs.items()}
             with torch.no_grad():
                 output = self._model(inputs, torch.from_numpy(present[keep]).to(self._device))
-            table = build_predictions(
-                output, ids.iloc[np.flatnonzero(keep)], present[keep], modalities, ids["label"].to_numpy()[keep]
-            )
+            known_ids = ids.iloc[np.flatnonzero(keep)]
+            table = build_predictions(output, known_ids, present[keep], modalities, label[keep], self._scale)
         if "reason" in batch:
             bad = ids.iloc[np.flatnonzero(~keep)].assign(reason=batch["reason"][~keep])
+            if not self.targets:
+                bad["label"] = label[~keep]
             table = pd.concat([table.assign(reason=""), bad], ignore_index=True)
         return table
+
+    def _get_label(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return what is true of windows: classes, or (windows, targets), NaN where nobody knows."""
+        if not self.targets:
+            return np.asarray(batch["label"])
+        unknown = np.full(len(batch["window"]), np.nan)
+        columns = [batch.get(f"{TARGET_PREFIX}{k}", unknown) for k in range(len(self.targets))]
+        return np.stack([np.asarray(x, np.float64) for x in columns], 1)
 
     def sum_subject_features(self, batch: dict[str, np.ndarray]) -> Iterator[tuple[str, str, FeatureSums]]:
         """Sum the features by which windows are normalised: (subject, modality, sums).

@@ -1,6 +1,7 @@
 """The files of a checkpoint: named tensors in safetensors and JSON beside them, no pickle, no world size."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import check_format, encode_documents, list_package_versions
 from eav_ray.training.run_spec import Position
+from eav_ray.training.target_scale import TargetScale
 
 CHECKPOINT_FORMAT = 1  # of `state.json`; raise when any file of a checkpoint changes its form
 STATE, EXPERIMENT, SPLIT, METRICS = "state.json", "experiment.json", "split.json", "metrics.json"
@@ -34,6 +36,7 @@ class CheckpointState:
     shapes: DataShapes
     data_digest: str  # of the content of the shards that it was trained on
     encoder_keys: dict[str, str] = field(default_factory=dict)  # of the encoder runs that a fusion was trained on
+    scale: TargetScale | None = None  # of the numbers that are predicted in place of classes
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> dict[str, bytes]:
             "eeg_channel_names": list(state.shapes.eeg_channel_names),
             "data_digest": state.data_digest,
             "encoder_keys": state.encoder_keys,
+            **({"targets": asdict(state.scale)} if state.scale else {}),
         },
     }
     files = encode_documents(documents)
@@ -109,18 +113,29 @@ def parse_state(data: bytes, name: str) -> CheckpointState:
     def build() -> CheckpointState:
         tree = json.loads(data)
         number, classes = tree.get("format"), tuple(map(str, tree["classes"]))
+        scale = _parse_scale(tree["targets"]) if "targets" in tree else None
+        n_outputs = len(scale.names) if scale else len(classes)
         check_format(number, CHECKPOINT_FORMAT, f"{name}/{STATE}", "train it again, or use the version that wrote it")
         return CheckpointState(
             key=str(tree["key"]),
             position=Position(int(tree["epoch"]), int(tree["step"])),
             finished=bool(tree["finished"]),
             classes=classes,
-            shapes=DataShapes(int(tree["eeg_channels"]), len(classes), tuple(map(str, tree["eeg_channel_names"]))),
+            shapes=DataShapes(int(tree["eeg_channels"]), n_outputs, tuple(map(str, tree["eeg_channel_names"]))),
             data_digest=str(tree["data_digest"]),
             encoder_keys={str(m): str(key) for m, key in tree["encoder_keys"].items()},
+            scale=scale,
         )
 
     return _parse(build, name)
+
+
+def _parse_scale(tree: dict[str, Any]) -> TargetScale:
+    scale = TargetScale(tuple(map(str, tree["names"])), tuple(map(float, tree["mean"])), tuple(map(float, tree["sd"])))
+    is_scale = len(scale.names) == len(scale.mean) == len(scale.sd) and all(0 < sd < math.inf for sd in scale.sd)
+    if not scale.names or not is_scale or not all(map(math.isfinite, scale.mean)):
+        raise ValueError("targets")
+    return scale
 
 
 def parse_experiment(data: bytes, name: str) -> Experiment:

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from eav_ray.config import get_modality_info
-from eav_ray.data.shards.index import ShardIndex
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import (
@@ -23,6 +22,7 @@ from eav_ray.training.collectives import broadcast_int, rank_and_world_size, run
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.positions import make_checkpoint_prefix
 from eav_ray.training.run_spec import Position, Run
+from eav_ray.training.target_scale import TargetScale
 
 STOP_POLL_S = 2.0  # seconds between two questions whether to leave
 
@@ -38,15 +38,19 @@ class CheckpointWriter:
         self,
         run: Run,
         results: Store,
-        index: ShardIndex,
+        classes: tuple[str, ...],
         shapes: DataShapes,
         frozen_tensors: dict[str, Tensor] | None = None,
+        *,
+        scale: TargetScale | None = None,
     ) -> None:
         """
         Args:
             frozen_tensors: Tensors that the training does not hold, and every checkpoint does.
+            scale: Of the numbers that are predicted in place of classes.
         """
-        self._run, self._results, self._classes, self._shapes = run, results, index.classes, shapes
+        self._run, self._results, self._classes, self._shapes = run, results, classes, shapes
+        self._scale = scale
         self._frozen_tensors = frozen_tensors or {}
         self.attempt = run_on_first_rank(lambda: make_attempt_name(results, run.key))
         self._pool = ThreadPoolExecutor(1)
@@ -120,7 +124,7 @@ class CheckpointWriter:
         all_weights = self._frozen_tensors | weights | encoder_weights
         finished = position.epoch == run.epochs
         state = CheckpointState(
-            run.key, position, finished, self._classes, self._shapes, run.data_digest, run.encoder_keys
+            run.key, position, finished, self._classes, self._shapes, run.data_digest, run.encoder_keys, self._scale
         )
         all_metrics = metrics | ({"histories": histories} if histories else {})
         checkpoint = Checkpoint(state, run.experiment, run.split, all_metrics, all_weights, optimizer_state)

@@ -18,6 +18,7 @@ from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.training.run_spec import Position
+from eav_ray.training.target_scale import TargetScale
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Batch:
 
     inputs: dict[str, Tensor]
     present_BM: Tensor  # bool; modalities in sorted order
-    label_B: Tensor
+    label_B: Tensor  # int64 classes; or (batch, targets) float32, standardised, where numbers are predicted
     weight_B: Tensor
     global_count: int  # windows of this step over all ranks
     seed: int  # of this step's dropout
@@ -170,15 +171,37 @@ def prefetch(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
 class WindowLabels:
     """What the loop must know of every row of `WindowCache`, by row number."""
 
-    label: np.ndarray  # int64
+    label: np.ndarray  # int64; or (windows, targets) float64, in their units, where numbers are predicted
     window_hash: np.ndarray  # a number for each window, from its id alone: stable across shards and machines
+    scale: TargetScale | None = None  # of these numbers, where a model is trained on them
 
     @classmethod
-    def from_windows(cls, windows: WindowCache, by_recording: dict[str, int]) -> "WindowLabels":
+    def from_windows(
+        cls,
+        windows: WindowCache,
+        by_recording: Mapping[str, int | tuple[float, ...]],
+        scale: TargetScale | None = None,
+    ) -> "WindowLabels":
+        """Take what is true of each window's recording.
+
+        Args:
+            by_recording: Class, or targets, by the id of the recording; windows of others have -1, or NaN.
+        """
         ids = windows.ids
-        label = ids["id"].map(by_recording).fillna(-1).to_numpy().astype(np.int64)
+        n_targets = len(windows.index.targets)
+        if n_targets:
+            unknown = (math.nan,) * n_targets
+            values = [by_recording.get(i, unknown) for i in ids["id"]]
+            label = np.array(values, np.float64).reshape(-1, n_targets)
+        else:
+            label = ids["id"].map(by_recording).fillna(-1).to_numpy().astype(np.int64)
         names = [f"{i}/{w}" for i, w in zip(ids["id"], ids["window"], strict=True)]
-        return cls(label, np.array([zlib.crc32(n.encode()) for n in names], dtype=np.int64))
+        return cls(label, np.array([zlib.crc32(n.encode()) for n in names], dtype=np.int64), scale)
+
+    def get_tensor(self, rows: np.ndarray) -> Tensor:
+        """Return what a model is trained to give out for these rows."""
+        label = self.label[rows]
+        return torch.from_numpy(self.scale.standardise(label) if self.scale else label)
 
 
 @dataclass(frozen=True)
@@ -220,7 +243,7 @@ class BatchLoader:
         return Batch(
             self.source.get(rows),
             torch.from_numpy(present),
-            torch.from_numpy(self.labels.label[rows]),
+            self.labels.get_tensor(rows),
             torch.from_numpy(weight),
             len(global_rows),
             seed,
@@ -249,7 +272,7 @@ def make_inference_batches(
             Batch(
                 source.get(batch_rows),
                 torch.from_numpy(source.get_presence(batch_rows)),
-                torch.from_numpy(labels.label[batch_rows]),
+                labels.get_tensor(batch_rows),
                 torch.ones(len(batch_rows)),
                 len(batch_rows),
                 0,

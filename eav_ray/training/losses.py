@@ -11,19 +11,29 @@ from eav_ray.models.layers import upcast_half_precision
 from eav_ray.training.dataloader import Batch
 
 
-def compute_window_losses(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
-    """(batch,) cross-entropy of this rank's windows; rows of weight 0 are 0, whatever their logits are."""
+def compute_losses(logits_BK: Tensor, label_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Compute the loss of each window, (batch,): cross-entropy of classes, or the mean squared error of numbers.
 
-    def compute_cross_entropy(label_B: Tensor, weight_B: Tensor) -> Tensor:
-        loss_B = nn.functional.cross_entropy(
-            upcast_half_precision(logits_BK), label_B, reduction="none", label_smoothing=label_smoothing
-        )
+    Args:
+        label_B: Classes; or (batch, targets), standardised, so that each target counts alike.
+    """
+    outputs = upcast_half_precision(logits_BK)
+    if label_B.is_floating_point():
+        return (outputs - label_B).square().mean(-1)
+    return nn.functional.cross_entropy(outputs, label_B, reduction="none", label_smoothing=label_smoothing)
+
+
+def compute_window_losses(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """(batch,) loss of this rank's windows; rows of weight 0 are 0, whatever their logits are."""
+
+    def compute_weighted(label_B: Tensor, weight_B: Tensor) -> Tensor:
+        loss_B = compute_losses(logits_BK, label_B, label_smoothing)
         return torch.where(weight_B > 0, loss_B * weight_B, 0)
 
-    each_B = compute_cross_entropy(batch.label_B, batch.weight_B)
+    each_B = compute_weighted(batch.label_B, batch.weight_B)
     if batch.mixup_targets is not None:
         other_B, weight_B, share_B = batch.mixup_targets
-        each_B = share_B * each_B + (1 - share_B) * compute_cross_entropy(other_B, weight_B)
+        each_B = share_B * each_B + (1 - share_B) * compute_weighted(other_B, weight_B)
     return each_B
 
 
@@ -48,7 +58,7 @@ def compute_loss_sum(logits_BK: Tensor, batch: Batch, label_smoothing: float) ->
 
 
 def compute_modality_weight_loss(output: ClassifierOutput, batch: Batch) -> Tensor:
-    """Cross-entropy of the modality weights against who of the modalities is right, summed over this rank's windows.
+    """Compute the cross-entropy of the modality weights against who of the modalities is right, summed over this rank's windows.
 
     The target is the softmax of the negative losses of the modalities alone, which get no gradient from it; the weights
     are the count-corrected ones. That weights should fall with a modality's own loss is from Zhang et al. 2023 (ICML,

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import log_softmax, logsumexp
 
 from eav_ray.data.recordings import TARGET_PREFIX
+from eav_ray.training.number_scores import score_numbers
 
 Scores = dict[str, float]
 RECORDING_COLUMNS = ["subject", "recording"]  # that name a recording in tables of predictions
@@ -128,12 +129,17 @@ def _select_outputs(table: pd.DataFrame, start: str) -> np.ndarray:
 
 
 def compute_scores(windows: pd.DataFrame, source: str = "fusion") -> Scores:
-    """Accuracy and balanced accuracy per window and per recording.
+    """Compute accuracy and balanced accuracy per window and per recording; of numbers CCC, Pearson and RMSE.
+
+    `score` is what models are chosen by: the balanced accuracy, or the CCC, of recordings (`number_scores`).
 
     All are NaN where a source that speaks of every window has a logit that is not finite: the model has diverged, and
     a score, were it 0, would count in a search.
     """
     recording = windows.groupby(RECORDING_COLUMNS).ngroup().to_numpy()
+    if holds_numbers(windows):
+        true_VK, subject = windows[list_truth_columns(windows)].to_numpy(float), windows["subject"].to_numpy()
+        return compute_scores_from_values(select_values(windows, source), true_VK, recording, subject)
     label = windows["label"].to_numpy()
     return compute_scores_from_logits(
         select_logits(windows, source), label, recording, always_present=source in ALWAYS_PRESENT_SOURCES
@@ -159,8 +165,32 @@ def compute_scores_from_logits(
         result[f"{unit}_balanced_accuracy"] = float(
             np.mean([(predicted_class[truth == c] == c).mean() for c in classes])
         )
+    result["score"] = result["recording_balanced_accuracy"]
     diverged = always_present and not np.isfinite(logits_VK).all()
     return dict.fromkeys(result, float("nan")) if diverged else result
+
+
+def compute_scores_from_values(
+    values_VK: np.ndarray, true_VK: np.ndarray, recording_V: np.ndarray, subject_V: np.ndarray
+) -> Scores:
+    """Compute `compute_scores` of arrays of numbers, (windows, targets), in their units.
+
+    Windows in which a source has nothing to say do not count; a number that is not finite makes all scores NaN.
+
+    Args:
+        recording_V: The number, from 0, of each window's recording.
+        subject_V: Whose it is.
+    """
+    known = ~np.isnan(values_VK).any(1)
+    first = np.unique(recording_V, return_index=True)[1]
+    means = _average_logits(values_VK, recording_V)
+    said = ~np.isnan(means).any(1)
+    units = {
+        "window": (values_VK[known], true_VK[known], subject_V[known]),
+        "recording": (means[said], true_VK[first][said], subject_V[first][said]),
+    }
+    found = {f"{unit}_{name}": s for unit, parts in units.items() for name, s in score_numbers(*parts).items()}
+    return found | {"score": found["recording_ccc"]}
 
 
 def _average_logits(logits_VK: np.ndarray, recording_V: np.ndarray) -> np.ndarray:

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eav_ray.models.classifier import Classifier, FusionClassifier, HeadClassifier
 from eav_ray.models.fusion.base import Fusion
 from eav_ray.training.dataloader import Batch
+from eav_ray.training.losses import compute_losses
 
 DEAD_GRADIENT_SHARE = 1e-6  # of the largest gradient: below, queries and keys learn nothing
 MIN_GRADIENT = 1e-8  # a largest gradient below says nothing: the windows are fitted
@@ -39,7 +40,7 @@ def find_modality_collapse(
     usage, share = _ModalityUsage(len(modalities)), 0.0
     has_gradients = False
     for batch in batches:
-        multimodal = (batch.present_BM.sum(1) > 1) & (batch.label_B >= 0)
+        multimodal = (batch.present_BM.sum(1) > 1) & _is_known(batch.label_B)
         if multimodal.any():
             usage.add(module, batch, multimodal, device)
             window_share = (
@@ -58,7 +59,7 @@ def _compute_query_key_gradient_share(
     module.zero_grad(set_to_none=True)
     inputs = {k: x[multimodal].to(device) for k, x in batch.inputs.items()}
     output = module(inputs, batch.present_BM[multimodal].to(device))
-    _compute_losses(output.logits_BK, batch.label_B[multimodal].to(device)).mean().backward()
+    compute_losses(output.logits_BK.float(), batch.label_B[multimodal].to(device)).mean().backward()
     largest = max((float(p.grad.abs().max()) for p in fusion.parameters() if p.grad is not None), default=0.0)
     largest_query_key = max((float(g.abs().max()) for g in fusion.list_query_key_gradients()), default=0.0)
     module.zero_grad(set_to_none=True)
@@ -102,8 +103,8 @@ class _ModalityUsage:
             reduced_present = present.clone()
             reduced_present[rows, column] = False
             reduced_output = module.fuse(encoded, logits, reduced_present)
-            difference = _compute_losses(reduced_output.logits_BK, label) - _compute_losses(
-                full_output.logits_BK, label
+            difference = compute_losses(reduced_output.logits_BK.float(), label) - compute_losses(
+                full_output.logits_BK.float(), label
             )
             self.loss_increase[column] += difference[rows].sum().double().cpu()
             self.n_removed[column] += rows.sum().cpu()
@@ -129,5 +130,6 @@ class _ModalityUsage:
         return findings
 
 
-def _compute_losses(logits_BK: Tensor, label_B: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(logits_BK.float(), label_B, reduction="none")
+def _is_known(label_B: Tensor) -> Tensor:
+    """Which windows have a class, or all of the numbers that are predicted."""
+    return label_B.isfinite().all(-1) if label_B.is_floating_point() else label_B >= 0

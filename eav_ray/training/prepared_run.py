@@ -1,8 +1,9 @@
 """Prepare a run: its data, its module and the weights that it starts from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ from eav_ray.training.embeddings import FEATURE_ARRAYS, EmbeddingSource, build_e
 from eav_ray.training.run_spec import Run
 from eav_ray.training.statistics import compute_class_weights, fit_model_statistics
 from eav_ray.training.subject_statistics import normalise_source
+from eav_ray.training.target_scale import TargetScale, fit_target_scale
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,21 @@ def prepare_run(
 
 
 def build_labels(run: Run, context: WorkerContext) -> WindowLabels:
+    """Collect what is true of the windows, and the scale of numbers."""
     items = list_labeled_recordings(context.windows.ids, run.experiment.data, run.experiment.seed)
-    return WindowLabels.from_windows(context.windows, {i.id: i.label for i in items})
+    by_recording = {i.id: i.truth for i in items}
+    scale = _find_target_scale(run, context, by_recording) if context.windows.index.targets else None
+    return WindowLabels.from_windows(context.windows, by_recording, scale)
+
+
+def _find_target_scale(
+    run: Run, context: WorkerContext, by_recording: Mapping[str, int | tuple[float, ...]]
+) -> TargetScale | None:
+    """Find the scale of targets: that of the checkpoint that a run adapts, else that of its training recordings."""
+    if run.init_commit_hash:
+        return _open_initial_checkpoint(run).state.scale
+    values = np.array([by_recording[i] for i in run.split.train if i in by_recording], np.float64)
+    return fit_target_scale(context.windows.index.targets, values)
 
 
 def _load_initial_weights(run: Run, context: WorkerContext) -> dict[str, Tensor]:
@@ -115,7 +130,7 @@ def find_shapes(run: Run, context: WorkerContext) -> DataShapes:
     if run.init_commit_hash:
         return _open_initial_checkpoint(run).state.shapes
     index = context.windows.index
-    return DataShapes(index.eeg_channels, len(index.classes), index.eeg_channel_names)
+    return DataShapes(index.eeg_channels, index.n_outputs, index.eeg_channel_names)
 
 
 def build_batch_loader(prepared: PreparedRun) -> BatchLoader:
@@ -127,8 +142,11 @@ def build_batch_loader(prepared: PreparedRun) -> BatchLoader:
             f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"
         )
     dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
+    has_classes = prepared.labels.scale is None
     weight = (
-        compute_class_weights(prepared.labels.label[rows], prepared.shapes.n_outputs) if optim.class_weights else None
+        compute_class_weights(prepared.labels.label[rows], prepared.shapes.n_outputs)
+        if optim.class_weights and has_classes
+        else None
     )
     return BatchLoader(
         prepared.source, prepared.labels, rows, e.seed, optim.batch, dropout, *rank_and_world_size(), weight

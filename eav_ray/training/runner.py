@@ -246,7 +246,7 @@ def predict_validation(prepared: PreparedRun, engine: Engine) -> pd.DataFrame:
     run, windows = prepared.run, prepared.context.windows
     rows = select_rows_with_modality(windows, run.split.validation, tuple(run.experiment.data.modalities))
     if not len(rows):
-        return build_empty_predictions(prepared.source.names, prepared.shapes.n_outputs)
+        return build_empty_predictions(prepared.source.names, prepared.shapes.n_outputs, prepared.labels.scale)
     return predict_rows(engine, prepared.source, prepared.labels, rows, windows, run.optim.batch)
 
 
@@ -290,7 +290,9 @@ class CheckpointedTraining:
         module = prepared.module
         frozen_tensors = module.frozen_tensors if isinstance(module, HeadClassifier) else None
         results, index = prepared.context.results, prepared.context.windows.index
-        self._writer = CheckpointWriter(self._run, results, index, prepared.shapes, frozen_tensors)
+        self._writer = CheckpointWriter(
+            self._run, results, index.classes, prepared.shapes, frozen_tensors, scale=prepared.labels.scale
+        )
         self._history: list[Metrics] = list(resume.metrics.get("history", [])) if resume else []  # of finished epochs
         self._prefix = ""
 

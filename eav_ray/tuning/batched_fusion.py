@@ -26,7 +26,7 @@ from eav_ray.training.dataloader import (
     select_rows_with_modality,
 )
 from eav_ray.training.loop import Metrics, make_lr_schedule
-from eav_ray.training.metrics import RECORDING_COLUMNS, compute_scores_from_logits
+from eav_ray.training.metrics import RECORDING_COLUMNS, compute_scores_from_logits, compute_scores_from_values
 from eav_ray.training.prepared_run import (
     PreparedRun,
     WorkerContext,
@@ -262,6 +262,16 @@ def _validate_members(
         parts = [stack.compute_logits(batch, [rows[h] for h in numbers]).cpu().numpy() for _, batch in batches]
         recording = context.windows.ids.iloc[windows].groupby(RECORDING_COLUMNS).ngroup().to_numpy()
         for h, logits_VK in zip(numbers, np.concatenate(parts, 1) if parts else [], strict=False):
-            scored = compute_scores_from_logits(logits_VK, loader.labels.label[windows], recording, always_present=True)
+            scored = _compute_scores(logits_VK, loader.labels, windows, recording, context)
             metrics[h] = {f"validation_{k}": v for k, v in scored.items()}
     return metrics
+
+
+def _compute_scores(
+    logits_VK: np.ndarray, labels: WindowLabels, windows: np.ndarray, recording_V: np.ndarray, context: WorkerContext
+) -> Metrics:
+    """Score what one fusion says of these windows."""
+    if labels.scale is None:
+        return compute_scores_from_logits(logits_VK, labels.label[windows], recording_V, always_present=True)
+    values_VK, subject_V = labels.scale.restore(logits_VK), context.windows.ids["subject"].to_numpy()[windows]
+    return compute_scores_from_values(values_VK, labels.label[windows], recording_V, subject_V)

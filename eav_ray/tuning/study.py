@@ -26,7 +26,7 @@ from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError, DataError, describe_error
 from eav_ray.tuning.search_space import decode_grid_point, make_distribution
 
-STUDY_FORMAT = 2  # raise when a study would be asked or told in another way: it is then another study
+STUDY_FORMAT = 3  # raise when a study would be asked or told in another way: it is then another study
 # What Optuna raises on a journal that it did not write: it believes every line.
 JOURNAL_ERRORS = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
 OWNER = "eav_ray.results"  # attribute of a study in a database: the results store that it was begun with

@@ -26,6 +26,7 @@ from eav_ray.training.loop import Metrics, fit, make_lr_schedule
 from eav_ray.training.prepared_run import WorkerContext, prepare_run
 from eav_ray.training.run_spec import SELECTION_METRIC, Position, Run, plan_fusion_run
 from eav_ray.training.runner import compute_validation_metrics, fit_phases, predict_validation, train_and_score_split
+from eav_ray.training.target_scale import TargetScale
 from eav_ray.tuning.batched_fusion import FusionMember, plan_stacks, score_fusions, train_fusions, unbatchable_reason
 from eav_ray.tuning.pruning import PruningSchedule
 from eav_ray.tuning.search_space import apply_candidate
@@ -50,6 +51,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "gated": {"fusion.kind": "gated"},
     "bottleneck": {"fusion.kind": "bottleneck"},
     "single token": {"fusion.kind": "single_token", "fusion.heads": 2},
+    "numbers": {"data.targets.columns": list("abcde")},
+    "numbers, gated": {"data.targets.columns": list("abcde"), "fusion.kind": "gated"},
 }
 # What heads of one stack may have for themselves.
 OWN: list[dict[str, Any]] = [
@@ -72,7 +75,7 @@ def owns(kind: str) -> list[dict[str, Any]]:
 class Made:
     """Embeddings of windows, two thirds of which lack a modality or have padding."""
 
-    def __init__(self, dtype: torch.dtype, shift: int = 0) -> None:
+    def __init__(self, dtype: torch.dtype, shift: int = 0, *, numbers: bool = False) -> None:
         g = torch.Generator().manual_seed(7 + shift)
         self.names = sorted(WIDTHS)
         self._inputs: dict[str, Tensor] = {}
@@ -88,7 +91,11 @@ class Made:
         present = np.random.default_rng(3).random((WINDOWS, 3)) < 0.7
         present[~present.any(1), 0] = True
         self._present = present
-        self.labels = WindowLabels(np.arange(WINDOWS) % OUTPUTS, np.arange(WINDOWS) * 7919)
+        label = (
+            np.random.default_rng(11).standard_normal((WINDOWS, OUTPUTS)) if numbers else np.arange(WINDOWS) % OUTPUTS
+        )
+        scale = TargetScale(tuple("abcde"), (0.1,) * OUTPUTS, (1.5,) * OUTPUTS) if numbers else None
+        self.labels = WindowLabels(label, np.arange(WINDOWS) * 7919, scale)
 
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
         return {name: x[rows] for name, x in self._inputs.items()}
@@ -132,7 +139,7 @@ def train_alone(e: Experiment, made: Made, rows: np.ndarray, dtype: torch.dtype)
 
 def compare(experiments: list[Experiment], folds: list[np.ndarray], dtype: torch.dtype, within: float) -> None:
     """Losses of all steps, and what each head says of all windows in the end."""
-    made = Made(dtype)
+    made = Made(dtype, numbers=experiments[0].data.predicts_numbers)
     heads = [FusionMember(module(e, dtype), e.optim, loader(e, made, rows)) for e in experiments for rows in folds]
     reported: list[list[float]] = []
     stack = train_fusions(heads, torch.device("cpu"), lambda step, losses: reported.append(losses))
@@ -174,7 +181,7 @@ def test_in_single_precision_the_first_steps_are_the_same(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_head_becomes_does_not_depend_on_who_is_trained_with_it(kind: str) -> None:
     """Bit for bit in fp32: a search that was killed may share out what is left in another way."""
-    made = Made(torch.float32)
+    made = Made(torch.float32, numbers="numbers" in kind)
     experiments = [experiment(KINDS[kind], own) for own in (*owns(kind), *owns(kind)[::-1])]
 
     def train(chosen: list[Experiment], shorter: bool = False) -> list[dict[str, Tensor]]:

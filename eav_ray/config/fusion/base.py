@@ -26,6 +26,7 @@ class FusionConfig:
     Attributes:
         revision: Raise it when what the fusion computes changes, so that what was trained before is not reused.
         has_parameters: Whether there is something to train.
+        predicts_classes, predicts_numbers: Whether it can fuse what is said of classes, or numbers (`data.targets`).
         is_batchable: Whether several of one structure can be trained as one computation (`tuning/fusion_stack.py`):
             it holds no buffers that training changes, and `torch.vmap` takes all that it computes.
     """
@@ -38,6 +39,8 @@ class FusionConfig:
     revision: ClassVar[int] = 1
     has_parameters: ClassVar[bool] = True
     is_batchable: ClassVar[bool] = False
+    predicts_classes: ClassVar[bool] = True
+    predicts_numbers: ClassVar[bool] = True
 
     @property
     def uses_pooled_features(self) -> bool:

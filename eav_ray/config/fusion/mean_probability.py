@@ -13,4 +13,5 @@ class MeanProbabilityConfig(FusionConfig):
     """The mean of the unimodal probabilities; nothing is trained."""
 
     has_parameters: ClassVar[bool] = False
+    predicts_numbers: ClassVar[bool] = False
     kind: Literal["mean_probability"] = "mean_probability"

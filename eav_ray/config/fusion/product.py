@@ -13,4 +13,5 @@ class ProductConfig(FusionConfig):
     """The normalised geometric mean of the unimodal probabilities; nothing is trained."""
 
     has_parameters: ClassVar[bool] = False
+    predicts_numbers: ClassVar[bool] = False
     kind: Literal["product"] = "product"

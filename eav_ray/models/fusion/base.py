@@ -19,6 +19,7 @@ class Fusion(nn.Module):
     """`forward(encoded, logits, present_BM) -> FusionOutput`, and what the collapse check asks of it."""
 
     n_keys: int | None = None  # over how many keys its attention goes when all is present; None without attention
+    predicts_numbers: bool = False  # standardised numbers in place of logits of classes
     weight_loss: float = 0.0  # how much training draws its modality weights to the modalities that are right
 
     def list_query_key_gradients(self) -> list[Tensor]:

@@ -13,11 +13,11 @@ def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[s
     Args:
         widths: Token width of each modality.
         times_s: Token times of each modality, (N_m,) seconds.
-        n_outputs: Number of classes.
+        n_outputs: Number of classes, or of targets.
     Raises:
         ConfigError: The kind has no network.
     """
     section, window_s = experiment.fusion, experiment.preprocessing.window_s
     fusion = import_implementation(section).build(section, widths, times_s, window_s=window_s, n_outputs=n_outputs)
-    fusion.weight_loss = section.modality_weight_loss
+    fusion.weight_loss, fusion.predicts_numbers = section.modality_weight_loss, experiment.data.predicts_numbers
     return fusion

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from eav_ray.config.fusion.shared_attention import SharedAttentionConfig
 from eav_ray.models.encoders.base import EncoderOutput
 from eav_ray.models.fusion.base import Fusion, FusionOutput
+from eav_ray.models.fusion.rules import sum_weighted_outputs
 from eav_ray.models.fusion.tokens import TokenProjector
 from eav_ray.models.layers import upcast_half_precision
 
@@ -17,9 +18,9 @@ class SharedAttentionFusion(Fusion):
     heads, is the modality weight. Arguments as for `TokenProjector`.
 
     Args:
-        late_fusion_residual: What was read is added to the unimodal log probabilities, weighed by the count-corrected
-            modality weights, and starts next to nothing: training starts from late fusion, whatever the numbers of
-            tokens.
+        late_fusion_residual: What was read is added to the unimodal log probabilities, or to the mean of the numbers
+            that the modalities predict, weighed by the count-corrected modality weights, and starts next to nothing:
+            training starts from late fusion, whatever the numbers of tokens.
         n_query_steps: How often it reads. What a token weighs in the first depends on that token alone; from the second
             on the query knows what all modalities said, so that one may tell that another is useless.
 
@@ -93,9 +94,10 @@ class SharedAttentionFusion(Fusion):
         weights_BM, corrected_BM = _compute_attention_mass((attention_BHN * is_head_H1).sum(1) / is_head_H1.sum(), mask)
         logits_BK = self.head(x_BD)
         if self.late_fusion_residual:
-            logits_BK = upcast_half_precision(logits_BK) + sum_weighted_log_probabilities(
-                logits, corrected_BM, present_BM
-            )
+            combine = sum_weighted_outputs if self.predicts_numbers else sum_weighted_log_probabilities
+            # No gradient goes into what the modalities alone say: it stays theirs.
+            own = {m: x.detach() for m, x in logits.items()}
+            logits_BK = upcast_half_precision(logits_BK) + combine(own, corrected_BM, present_BM)
         return FusionOutput(logits_BK, weights_BM, corrected_BM)
 
     def list_query_key_gradients(self) -> list[Tensor]:
@@ -134,11 +136,8 @@ def build(
 
 
 def sum_weighted_log_probabilities(logits: dict[str, Tensor], weights_BM: Tensor, present_BM: Tensor) -> Tensor:
-    """(batch, classes): the weighed unimodal log probabilities, with equal weights their sum over what is present.
-
-    No gradient goes into the logits: they stay what the modality alone says.
-    """
-    stacked = torch.stack([upcast_half_precision(logits[m].detach()).log_softmax(-1) for m in sorted(logits)], 1)
+    """(batch, classes): the weighed unimodal log probabilities, with equal weights their sum over what is present."""
+    stacked = torch.stack([upcast_half_precision(logits[m]).log_softmax(-1) for m in sorted(logits)], 1)
     known = torch.where(present_BM[..., None], stacked, 0)  # before the product, whose gradient would meet a NaN
     share_BM = weights_BM * present_BM.sum(1, keepdim=True)
     return (known * share_BM[..., None]).sum(1)

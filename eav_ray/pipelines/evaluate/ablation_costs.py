@@ -32,7 +32,7 @@ def measure_costs(
     results: Store,
 ) -> dict[str, dict[str, Any]]:
     """By a variant's name; one that is masked costs what its whole model does."""
-    shapes = DataShapes(data.index.eeg_channels, len(data.index.classes))
+    shapes = DataShapes(data.index.eeg_channels, data.index.n_outputs)
     experiments = {v.name: v.apply_to(e) for v in chosen_variants}
     model_by_variant = {name: _compute_model_identity(x) for name, x in experiments.items()}
     experiment_by_model = {model: experiments[name] for name, model in model_by_variant.items()}

@@ -151,7 +151,7 @@ class TrainingSearcher(CandidateSearcher):
 
 
 def _make_cost_estimator(e: Experiment, data: Dataset) -> Callable[[Candidate], float]:
-    shapes = DataShapes(data.index.eeg_channels, len(data.index.classes))
+    shapes = DataShapes(data.index.eeg_channels, data.index.n_outputs)
 
     def estimate_cost(candidate: Candidate) -> float:
         try:

@@ -37,7 +37,7 @@ def announce_workload(
     finished = find_finished_runs(list(unique.values()), results)
     todo = [run for key, run in unique.items() if key not in finished]
     models = {r.key: r.experiment for r in todo}  # candidates of a search are taken to be as large as the experiment
-    speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, len(data.index.classes)), e.runtime)
+    speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, data.index.n_outputs), e.runtime)
 
     def estimate_seconds(run: Run) -> float:
         """Seconds of one worker; a joint step costs what its encoders cost, the head of a frozen encoder nothing."""
