@@ -333,7 +333,7 @@ def _format_note(progress: Progress) -> str:
     m = progress.metrics
     note = f" {progress.title} loss {m['train_loss']:.3f}"
     if (score := m.get(SELECTION_METRIC)) is not None:
-        note += f" val {score:.1%}"
+        note += f" CCC {score:.3f}" if "validation_recording_ccc" in m else f" val {score:.1%}"
     if "windows_per_s" in m:
         note += f" {m['windows_per_s']:.0f}/s, data {m['data_wait_fraction']:.0%}"
     return note

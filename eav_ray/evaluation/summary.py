@@ -312,7 +312,7 @@ def summarize_worst_subjects(
 
 @dataclass(frozen=True)
 class SearchOptimism:
-    """What a search promised and what came of it: balanced accuracy of recordings, of the candidate that it chose."""
+    """What a search promised and what came of it: the score (`SELECTION_METRIC`) of the candidate that it chose."""
 
     inner_score: float  # mean over inner folds, by which it was chosen
     test_score: float  # of the test recordings
@@ -328,4 +328,4 @@ def compute_optimism(windows: pd.DataFrame, inner_score: float, changes: dict[st
     Args:
         windows: Predictions of the test recordings.
     """
-    return SearchOptimism(inner_score, compute_scores(windows)["recording_balanced_accuracy"], changes)
+    return SearchOptimism(inner_score, compute_scores(windows)["score"], changes)

@@ -58,7 +58,7 @@ def compute_loss_sum(logits_BK: Tensor, batch: Batch, label_smoothing: float) ->
 
 
 def compute_modality_weight_loss(output: ClassifierOutput, batch: Batch) -> Tensor:
-    """Compute the cross-entropy of the modality weights against who of the modalities is right, summed over this rank's windows.
+    """Compute the cross-entropy of the modality weights against which modalities are right, summed over these windows.
 
     The target is the softmax of the negative losses of the modalities alone, which get no gradient from it; the weights
     are the count-corrected ones. That weights should fall with a modality's own loss is from Zhang et al. 2023 (ICML,

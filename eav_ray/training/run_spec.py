@@ -16,8 +16,8 @@ RUN_FORMAT = 1  # raise when what a training computes changes: what was trained 
 FEATURES_FORMAT = 1  # raise when what is kept of frozen encoders changes
 
 
-# By which a candidate, or a checkpoint of a run, is the best: of classes the balanced accuracy of recordings, of numbers
-# the mean CCC (`training.metrics.compute_scores`).
+# By which a candidate, or a checkpoint of a run, is the best: the balanced accuracy of recordings, or of numbers the
+# mean CCC (`training.metrics.compute_scores`).
 SELECTION_METRIC = "validation_score"
 
 

@@ -16,9 +16,6 @@ from eav_ray.reporting.formatting import format_value
 from eav_ray.reporting.html import Drawing, Section, Table, build_table
 from eav_ray.training.run_spec import SELECTION_METRIC
 
-SCORE_LABEL = "balanced accuracy of recordings, %"
-
-
 COST_LABELS = {"parameters": "parameters of the model", "gmac": "10⁹ multiplications a window"}
 
 
@@ -32,11 +29,11 @@ def build_search_sections(
     candidate_folds: pd.DataFrame, importances: dict[str, float], search: SearchConfig
 ) -> list[Section]:
     """Build the parts of the page, for a page that shows more. Arguments as for `render_search_page`."""
-    candidates = summarize_candidates(candidate_folds)
+    candidates, label = summarize_candidates(candidate_folds), name_score(candidate_folds)
     finished = candidates[candidates["state"] == "COMPLETE"]
-    history = Drawing(_plot_history(candidates), _describe_history(candidates))
+    history = Drawing(_plot_history(candidates, label), _describe_history(candidates))
     sections = [
-        Section("Best candidates", [_build_candidate_table(finished)]),
+        Section("Best candidates", [f"Scores are {label}.", _build_candidate_table(finished)]),
         Section("Scores, in the order of the search", [history]),
     ]
     if importances:
@@ -45,16 +42,22 @@ def build_search_sections(
         sections.append(Section("Which keys mattered", [note, Drawing(_plot_importances(importances), caption)]))
     if len(finished) > 1:
         caption = "Each line is a finished candidate, through its values and its score; the table above has the best."
-        drawing = Drawing(_plot_parallel_coordinates(finished, search), caption)
+        drawing = Drawing(_plot_parallel_coordinates(finished, search, label), caption)
         sections.append(Section("Which values went together", [drawing]))
     if "cost" in finished:
         caption = "Score against cost of each finished candidate; those that no other beats in both are joined."
-        sections.append(Section("Score against cost", [Drawing(_plot_costs(finished, search.cost), caption)]))
+        sections.append(Section("Score against cost", [Drawing(_plot_costs(finished, search.cost, label), caption)]))
     return sections
 
 
+def name_score(candidate_folds: pd.DataFrame) -> str:
+    """Name what candidates are chosen by."""
+    has_numbers = "validation_recording_ccc" in candidate_folds
+    return "mean CCC of recordings, × 100" if has_numbers else "balanced accuracy of recordings, %"
+
+
 def summarize_candidates(candidate_folds: pd.DataFrame) -> pd.DataFrame:
-    """One row a candidate, in order: `state`, `score` (percent, mean over its folds), `folds`, `changes`, `cost`."""
+    """One row a candidate, in order: `state`, `score` (times 100, mean over its folds), `folds`, `changes`, `cost`."""
     by_candidate = candidate_folds.groupby("candidate")
     scores = by_candidate[SELECTION_METRIC].agg(score="mean", folds="size", sd="std")
     constants = [name for name in ("state", "changes", "cost") if name in candidate_folds]
@@ -73,7 +76,7 @@ def _build_candidate_table(finished: pd.DataFrame) -> Table:
     best = finished.sort_values("score", ascending=False, kind="stable").head(MAX_TABLE_ROWS)
     keys = sorted({key for changes in best["changes"] for key in changes})
     rows = [{"candidate": number, **row.to_dict(), **row["changes"]} for number, row in best.iterrows()]
-    columns = [("candidate", "candidate", ""), ("score, %", "score", ".1f"), ("SD over folds", "sd", ".1f")]
+    columns = [("candidate", "candidate", ""), ("score", "score", ".1f"), ("SD over folds", "sd", ".1f")]
     columns += [("cost", "cost", ",.6g")] if "cost" in best else []
     return build_table(rows, [*columns, *((key, key, format_value) for key in keys)])
 
@@ -83,24 +86,24 @@ def _describe_history(candidates: pd.DataFrame) -> str:
     if finished_scores.empty:
         return "No candidate has a score."
     best = finished_scores.idxmax()
-    score_range = f"from {finished_scores.min():.1f} to {finished_scores.max():.1f} %"
+    score_range = f"from {finished_scores.min():.1f} to {finished_scores.max():.1f}"
     return f"Scores of {len(finished_scores)} finished candidates, {score_range}; the best is number {best}."
 
 
-def _plot_history(candidates: pd.DataFrame) -> Figure:
+def _plot_history(candidates: pd.DataFrame, label: str) -> Figure:
     figure, axes = make_axes(7.5, 3.2)
-    for state, (label, marker) in STATE_STYLES.items():
+    for state, (state_label, marker) in STATE_STYLES.items():
         in_state = candidates[candidates["state"] == state]
         # One that failed has no score; it stands at the lower edge.
         scores = in_state["score"].fillna(candidates["score"].min() if candidates["score"].notna().any() else 0.0)
         if len(in_state):
-            axes.plot(in_state.index.to_numpy(), scores.to_numpy(), marker, ms=4, label=label)
+            axes.plot(in_state.index.to_numpy(), scores.to_numpy(), marker, ms=4, label=state_label)
     finished_scores = candidates[candidates["state"] == "COMPLETE"]["score"]
     best_scores = finished_scores.cummax()
     axes.step(
         best_scores.index.to_numpy(), best_scores.to_numpy(), where="post", lw=1, color="0.3", label="best so far"
     )
-    axes.set(xlabel="candidate", ylabel=SCORE_LABEL)
+    axes.set(xlabel="candidate", ylabel=label)
     add_legend(axes, fontsize=8)
     return figure
 
@@ -114,7 +117,7 @@ def _plot_importances(importances: dict[str, float]) -> Figure:
     return figure
 
 
-def _plot_parallel_coordinates(finished: pd.DataFrame, search: SearchConfig) -> Figure:
+def _plot_parallel_coordinates(finished: pd.DataFrame, search: SearchConfig, score_label: str) -> Figure:
     """Parallel coordinates: an axis a key, the score as the last; a line a candidate, its colour the score."""
     keys = list(finished["changes"].iloc[0])
     columns = [_compute_axis_positions([c[key] for c in finished["changes"]], search.space[key].log) for key in keys]
@@ -132,7 +135,7 @@ def _plot_parallel_coordinates(finished: pd.DataFrame, search: SearchConfig) -> 
         axes.axvline(axis, color="0.6", lw=0.8)
         for at, label in ticks:
             axes.text(axis + 0.03, at, label, fontsize=7, va="center", bbox={"fc": "white", "ec": "none", "pad": 0.5})
-    axes.set_xticks(range(len(columns)), [*keys, SCORE_LABEL.replace(" of ", "\nof ")], fontsize=8)
+    axes.set_xticks(range(len(columns)), [*keys, score_label.replace(" of ", "\nof ")], fontsize=8)
     axes.set(yticks=[], xlim=(-0.1, len(columns) - 0.6), ylim=(-0.06, 1.06))
     axes.spines[:].set_visible(False)
     return figure
@@ -151,10 +154,10 @@ def _compute_axis_positions(values: Sequence[Any], log: bool) -> tuple[list[floa
     return [(v - low) / (high - low) for v in scaled], ticks
 
 
-def _plot_costs(finished: pd.DataFrame, cost: str) -> Figure:
+def _plot_costs(finished: pd.DataFrame, cost: str, label: str) -> Figure:
     figure, axes = make_axes(7.5, 3.4)
     front = select_pareto_front(finished)
     axes.plot(finished["cost"].to_numpy(), finished["score"].to_numpy(), "o", ms=4, color="0.6")
     axes.plot(front["cost"].to_numpy(), front["score"].to_numpy(), "o-", ms=5)
-    axes.set(xlabel=COST_LABELS[cost], ylabel=SCORE_LABEL)
+    axes.set(xlabel=COST_LABELS[cost], ylabel=label)
     return figure
