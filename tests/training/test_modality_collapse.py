@@ -1,5 +1,7 @@
 """A fusion that does not use what it is given is told so, with the number; one that does is left in peace."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,10 +11,12 @@ from eav_ray.models.classifier import FusionClassifier
 from eav_ray.models.fusion.base import Fusion
 from eav_ray.models.fusion.bottleneck import BottleneckFusion
 from eav_ray.models.fusion.gated import GatedFusion
+from eav_ray.models.fusion.mean import MeanFusion
 from eav_ray.models.fusion.product import ProductFusion
 from eav_ray.models.fusion.shared_attention import SharedAttentionFusion
 from eav_ray.models.fusion.single_token import SingleTokenFusion
 from eav_ray.training.dataloader import Batch
+from eav_ray.training.losses import compute_losses
 from eav_ray.training.modality_collapse import find_modality_collapse
 
 WIDTHS, TOKENS, N = dict.fromkeys(MODALITIES, 8), 4, 64
@@ -69,6 +73,32 @@ def seeded() -> None:
 )
 def test_a_fusion_that_needs_all_its_modalities_gets_no_warning(make: type[Fusion]) -> None:
     assert find_modality_collapse(trained(make(), make_batch()), [make_batch()], CPU) == []
+
+
+def test_a_fusion_of_numbers_is_judged_by_the_error_of_its_numbers() -> None:
+    """Of what three modalities tell, one is told by nothing but noise."""
+
+    def make_numbers(used: tuple[str, ...]) -> Batch:
+        batch = make_batch(used=used)
+        bits = torch.stack([batch.inputs[f"{m}.tokens"].mean((1, 2)).sign() for m in used], 1)
+        outputs = {f"{m}.logits": torch.zeros(N, 1) for m in MODALITIES}
+        return replace(batch, inputs=batch.inputs | outputs, label_B=bits.sum(1, keepdim=True))
+
+    def fit(batch: Batch) -> FusionClassifier:
+        fusion = GatedFusion(WIDTHS, n_outputs=1, width=16, dropout=0.0)
+        module = FusionClassifier(fusion, list(MODALITIES))
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+        for _ in range(60):
+            loss = compute_losses(module(batch.inputs, batch.present_BM).logits_BK, batch.label_B).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return module
+
+    whole, part = make_numbers(MODALITIES), make_numbers(MODALITIES[:2])
+    assert find_modality_collapse(fit(whole), [whole], CPU) == []
+    found = find_modality_collapse(FusionClassifier(MeanFusion(), list(MODALITIES)), [part], CPU)
+    assert [f.check for f in found] == ["unused modality"] * 3  # all say 0, so that none is missed
 
 
 def test_attention_over_one_token_is_found_by_its_key_and_by_its_dead_queries() -> None:

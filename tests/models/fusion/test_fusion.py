@@ -4,6 +4,7 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -18,11 +19,12 @@ from eav_ray.models.fusion.base import Fusion
 from eav_ray.models.fusion.bottleneck import BottleneckFusion
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.models.fusion.gated import GatedFusion
+from eav_ray.models.fusion.mean import MeanFusion
 from eav_ray.models.fusion.mean_probability import MeanProbabilityFusion
 from eav_ray.models.fusion.product import ProductFusion
 from eav_ray.models.fusion.shared_attention import SharedAttentionFusion
 from eav_ray.models.fusion.single_token import SingleTokenFusion
-from eav_ray.training.metrics import combine_by_rules
+from eav_ray.training.metrics import average_values, combine_by_rules
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
 TOKENS = {"audio": 5, "eeg": 3, "video": 4}
@@ -102,7 +104,18 @@ def mean_probability(names: tuple[str, ...] = MODALITIES) -> MeanProbabilityFusi
     return MeanProbabilityFusion()
 
 
+def mean(names: tuple[str, ...] = MODALITIES) -> MeanFusion:
+    return MeanFusion()
+
+
+def attention_of_numbers(names: tuple[str, ...] = MODALITIES) -> SharedAttentionFusion:
+    fusion = attention(names)
+    fusion.predicts_numbers = True
+    return fusion
+
+
 FUSIONS = [attention, plain_attention, pooled_attention, bottleneck, gated, single_token, product, mean_probability]
+FUSIONS += [mean, attention_of_numbers]
 RULES = {"mean_probability": MeanProbabilityFusion(), "product": ProductFusion()}
 Make = Callable[..., Fusion]
 
@@ -154,8 +167,39 @@ def test_without_time_marks_all_else_starts_from_the_same_weights(kind: str) -> 
 
 
 def test_the_contract_covers_every_fusion() -> None:
-    experiments = [override(Experiment(), {"fusion.kind": kind}) for kind in FUSION_KINDS]
+    experiments = [
+        override(
+            Experiment(), {"fusion.kind": kind} | ({"data.targets.columns": ["valence"]} if kind == "mean" else {})
+        )
+        for kind in FUSION_KINDS
+    ]
     assert {type(make()) for make in FUSIONS} == {type(build_fusion(e, WIDTHS, TIMES, N_OUTPUTS)) for e in experiments}
+
+
+@pytest.mark.parametrize("kind", ["shared_attention", "mean"])
+def test_a_fusion_of_numbers_starts_from_the_mean_of_what_the_modalities_predict(kind: str) -> None:
+    e = override(Experiment(), {"fusion.kind": kind, "data.targets.columns": list("abcde")})
+    fusion, (parts, outputs) = build_fusion(e, WIDTHS, TIMES, N_OUTPUTS).eval(), encoded()
+    assert fusion.predicts_numbers
+    for subset in SUBSETS:
+        present = only(subset)
+        broken = {m: x if m in subset else x * torch.nan for m, x in outputs.items()}
+        found = fusion(parts, broken, present).logits_BK.detach().numpy()
+        stacked = torch.stack([broken[m] for m in sorted(MODALITIES)], 1).numpy()
+        expected = average_values(stacked, present.numpy())
+        np.testing.assert_allclose(found, expected, atol=1e-6 if kind == "mean" else 0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"fusion.kind": "product", "data.targets.columns": ["valence"]}, "fuses classes.*use mean"),
+        ({"fusion.kind": "mean"}, "fuses numbers.*use product"),
+    ],
+)
+def test_a_rule_of_the_other_kind_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        override(Experiment(), changes)
 
 
 @pytest.mark.parametrize("make", FUSIONS)
