@@ -145,16 +145,14 @@ class Experiment:
 
     def _list_fusion_problems(self) -> list[str]:
         """List what does not fit between the kind of fusion and what is predicted, a line each."""
-        kind, fusion = self.fusion.kind, self.fusion
-        if self.data.predicts_numbers and not fusion.predicts_numbers:
+        kind, has_numbers = self.fusion.kind, self.data.predicts_numbers
+        if self.fusion.can_predict(numbers=has_numbers):
+            return []
+        if has_numbers:
             return [
                 f"fusion.kind={kind} fuses classes, but data.targets names numbers; use mean, or one that is trained"
             ]
-        if not self.data.predicts_numbers and not fusion.predicts_classes:
-            return [
-                f"fusion.kind={kind} fuses numbers, but data.targets.columns is empty; use product, or name columns"
-            ]
-        return []
+        return [f"fusion.kind={kind} fuses numbers, but data.targets.columns is empty; use product, or name columns"]
 
     @model_validator(mode="after")
     def _check_consistency(self) -> "Experiment":

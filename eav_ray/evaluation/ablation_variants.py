@@ -117,7 +117,11 @@ def _build_subset_variants(base: Experiment) -> list[AblationVariant]:
 
 
 def _build_fusion_variants(base: Experiment) -> list[AblationVariant]:
-    others = [kind for kind in KIND_PLACES["fusion"].list_kinds() if kind != base.fusion.kind]
+    others = [
+        kind
+        for kind, section in KIND_PLACES["fusion"].list_kinds().items()
+        if kind != base.fusion.kind and section.can_predict(numbers=base.data.predicts_numbers)
+    ]
     return [
         AblationVariant(FUSION_KIND_TITLES.get(k, k), "kinds", _adjust_fusion(base, {"fusion.kind": k})) for k in others
     ]

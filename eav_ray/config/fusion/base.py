@@ -42,6 +42,11 @@ class FusionConfig:
     predicts_classes: ClassVar[bool] = True
     predicts_numbers: ClassVar[bool] = True
 
+    @classmethod
+    def can_predict(cls, *, numbers: bool) -> bool:
+        """Whether it fuses numbers, or classes."""
+        return cls.predicts_numbers if numbers else cls.predicts_classes
+
     @property
     def uses_pooled_features(self) -> bool:
         """Whether the fusion reads nothing of a modality but its pooled features."""

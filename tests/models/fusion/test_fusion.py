@@ -120,6 +120,11 @@ RULES = {"mean_probability": MeanProbabilityFusion(), "product": ProductFusion()
 Make = Callable[..., Fusion]
 
 
+def choose_kind(kind: str) -> dict[str, Any]:
+    """Changes of an experiment to a kind of fusion, and to what it fuses."""
+    return {"fusion.kind": kind} | ({"data.targets.columns": ["valence"]} if kind == "mean" else {})
+
+
 def encoded(n: int = BATCH, names: tuple[str, ...] = MODALITIES) -> tuple[dict[str, EncoderOutput], dict[str, Tensor]]:
     tokens = {m: torch.randn(n, TOKENS[m], WIDTHS[m]) for m in names}
     real = {m: torch.ones(n, TOKENS[m], dtype=torch.bool) for m in names}
@@ -167,12 +172,7 @@ def test_without_time_marks_all_else_starts_from_the_same_weights(kind: str) -> 
 
 
 def test_the_contract_covers_every_fusion() -> None:
-    experiments = [
-        override(
-            Experiment(), {"fusion.kind": kind} | ({"data.targets.columns": ["valence"]} if kind == "mean" else {})
-        )
-        for kind in FUSION_KINDS
-    ]
+    experiments = [override(Experiment(), choose_kind(kind)) for kind in FUSION_KINDS]
     assert {type(make()) for make in FUSIONS} == {type(build_fusion(e, WIDTHS, TIMES, N_OUTPUTS)) for e in experiments}
 
 
@@ -515,7 +515,7 @@ def test_heads_that_do_not_divide_the_concatenation_are_refused_before_anything_
 @pytest.mark.parametrize("input_kind", ["tokens", "pooled"])
 def test_every_kind_of_the_experiment_is_built(kind: str, input_kind: str) -> None:
     e = override(Experiment(), {"fusion.input": input_kind, "fusion.width": 16, "fusion.heads": 4})
-    e = override(e, {"fusion.kind": kind})
+    e = override(e, choose_kind(kind))
     fusion = build_fusion(e, WIDTHS, TIMES, N_OUTPUTS)
     parts, logits = encoded()
     assert fusion(parts, logits, everyone()).logits_BK.shape == (BATCH, N_OUTPUTS)
