@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import DataConfig, SplitConfig
-from eav_ray.data.recordings import LISTENING
+from eav_ray.data.recordings import LISTENING, TARGET_PREFIX
 from eav_ray.errors import ConfigError
 
 CROSS_SUBJECT_PROTOCOLS = ("subject_kfold", "loso")  # protocols that hold whole people out
@@ -29,6 +29,7 @@ class LabeledRecording:
     label: int
     task: str
     order: int
+    targets: tuple[float, ...] = ()  # numbers that are predicted in place of the label
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,30 @@ class Split:
 
 def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
     """Add to a table of windows what a permutation of labels needs: `permutation_labels`, the labels of all
-    recordings of the same subject and task, and `permutation_index`, which of them this one is.
+    recordings of the same subject and task (where numbers are predicted, those of each), and `permutation_index`, which
+    of them this one is.
 
     For all that is stored, before anything is left out: whoever sees fewer recordings must permute alike.
     """
     first = ids.drop_duplicates("id").sort_values("id")
     groups = first.groupby(["subject", "task"])
     index_in_group = dict(zip(first["id"], groups.cumcount(), strict=True))
-    group_labels = {name: tuple(map(int, group["label"])) for name, group in groups}
+    targets = list_target_columns(ids)
+    group_labels = {
+        name: tuple(map(tuple, group[targets].to_numpy().tolist())) if targets else tuple(map(int, group["label"]))
+        for name, group in groups
+    }
     row_labels = [group_labels[key] for key in zip(ids["subject"], ids["task"], strict=True)]
     return ids.assign(
         permutation_index=ids["id"].map(index_in_group),
         permutation_labels=pd.Series(row_labels, index=ids.index, dtype=object),
     )
+
+
+def list_target_columns(ids: pd.DataFrame) -> list[str]:
+    """List the columns of a table of windows that hold the numbers that are predicted, in their order."""
+    columns = (c for c in ids.columns if c.startswith(TARGET_PREFIX))
+    return sorted(columns, key=lambda c: int(c.removeprefix(TARGET_PREFIX)))
 
 
 def list_labeled_recordings(ids: pd.DataFrame, data: DataConfig, seed: int) -> list[LabeledRecording]:
@@ -84,14 +96,16 @@ def list_labeled_recordings(ids: pd.DataFrame, data: DataConfig, seed: int) -> l
     if first.empty:
         raise ConfigError("no recording has any of data.modalities; nothing can be trained or tested")
     columns = (first[c].tolist() for c in ("id", "subject", "label", "task", "order"))
-    items = [LabeledRecording(i, s, int(label), t, int(o)) for i, s, label, t, o in zip(*columns, strict=True)]
+    targets = map(tuple, first[list_target_columns(first)].to_numpy(float).tolist())
+    items = [
+        LabeledRecording(i, s, int(label), t, int(o), numbers)
+        for i, s, label, t, o, numbers in zip(*columns, targets, strict=True)
+    ]
     if data.labels == "true":
         return items
     permutation_rows = zip(items, first["permutation_labels"], first["permutation_index"], strict=True)
-    return [
-        replace(i, label=_permute_labels(i.subject, i.task, labels, seed)[position])
-        for i, labels, position in permutation_rows
-    ]
+    permuted = [(i, _permute_labels(i.subject, i.task, labels, seed)[at]) for i, labels, at in permutation_rows]
+    return [replace(i, targets=own) if isinstance(own, tuple) else replace(i, label=own) for i, own in permuted]
 
 
 def check_subjects(ids: pd.DataFrame, data: DataConfig) -> None:
@@ -102,10 +116,12 @@ def check_subjects(ids: pd.DataFrame, data: DataConfig) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _permute_labels(subject: str, task: str, labels: tuple[int, ...], seed: int) -> list[int]:
+def _permute_labels(
+    subject: str, task: str, labels: tuple[int | tuple[float, ...], ...], seed: int
+) -> list[int | tuple[float, ...]]:
     # Of a person's own generator: who else is in the table must not matter.
     rng = np.random.default_rng([seed, zlib.crc32(f"{subject}/{task}".encode())])
-    return rng.permutation(labels).tolist()
+    return [labels[position] for position in rng.permutation(len(labels))]
 
 
 def count_folds(items: Iterable[LabeledRecording], config: SplitConfig) -> int:

@@ -23,7 +23,7 @@ from eav_ray.data.shards.content import (
 HEAD_BYTES = 2**16  # by which files of equal size are told apart before they are read as a whole
 MAX_SHOWN = 8  # recordings in a line
 # What a row says beside its signal. Any other fact of a recording, such as its place in a file, makes another signal.
-ROW_FIELDS = {"subject", "recording", "label", "task", "order", "features", "spans_s", *MODALITIES}
+ROW_FIELDS = {"subject", "recording", "label", "targets", "task", "order", "features", "spans_s", *MODALITIES}
 
 
 @dataclass(frozen=True)
