@@ -99,12 +99,10 @@ def render_quality_page(report: QualityReport) -> str:
     """Render one page that needs no other file."""
     matplotlib.use("agg")
     note = "Means over recordings. Clipped: share of samples at full scale. Still: frames equal to the one before."
-    sections = [
-        Section("People", [_build_subject_table(report), note]),
-        _build_target_section(report)
-        if report.targets
-        else Section("Recordings per class", [_build_class_table(report)]),
-    ]
+    truth = Section("Recordings per class", [_build_class_table(report)])
+    if report.targets:
+        truth = _build_target_section(report)
+    sections = [Section("People", [_build_subject_table(report), note]), truth]
     if (remarks := _build_remark_table(report)).rows:
         sections.append(Section("What files say of themselves, and was used", [remarks]))
     bad_channels = [q["eeg_bad_channel_reasons"] for q in report.recordings if "eeg_bad_channel_reasons" in q]

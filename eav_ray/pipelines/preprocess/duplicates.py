@@ -121,10 +121,12 @@ def _format_duplicate(found: Duplicate, classes: Sequence[str], targets: Sequenc
 
 def describe_rows(rows: Sequence[Recording]) -> str:
     """Say in what the rows of one signal differ, and the way out."""
-    truth = (
-        ("targets", {r.targets for r in rows}) if any(r.targets for r in rows) else ("labels", {r.label for r in rows})
-    )
-    differing = [name for name, values in (truth, ("subjects", {r.subject for r in rows})) if len(values) > 1]
+    facts = {
+        "labels": {r.label for r in rows},
+        "targets": {r.targets for r in rows},
+        "subjects": {r.subject for r in rows},
+    }
+    differing = [name for name, values in facts.items() if len(values) > 1]
     said = f"; their {' and '.join(differing)} differ" if differing else ""
     return f"{said}; keep one of these rows and drop the others, or correct which file each names"
 
