@@ -4,7 +4,7 @@ A *recording* is one interaction (20 s in EAV). A reader only lists and decodes;
 windows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -137,6 +137,12 @@ class RawEEG:
 def name_target_columns(n_targets: int) -> list[str]:
     """Name the columns of shards that hold the numbers that are predicted."""
     return [f"{TARGET_PREFIX}{number}" for number in range(n_targets)]
+
+
+def list_target_columns(columns: Iterable[str]) -> list[str]:
+    """List the columns of a table of windows that hold the numbers that are predicted, in their order."""
+    ends = (c.removeprefix(TARGET_PREFIX) for c in columns if c.startswith(TARGET_PREFIX))
+    return [f"{TARGET_PREFIX}{end}" for end in sorted((end for end in ends if end.isdecimal()), key=int)]
 
 
 def shift_spans(spans_s: Sequence[Span], start_s: float, end_s: float) -> tuple[Span, ...]:

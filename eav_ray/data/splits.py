@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import DataConfig, SplitConfig
-from eav_ray.data.recordings import LISTENING, TARGET_PREFIX
+from eav_ray.data.recordings import LISTENING, list_target_columns
 from eav_ray.errors import ConfigError
 
 CROSS_SUBJECT_PROTOCOLS = ("subject_kfold", "loso")  # protocols that hold whole people out
@@ -56,7 +56,7 @@ def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
     first = ids.drop_duplicates("id").sort_values("id")
     groups = first.groupby(["subject", "task"])
     index_in_group = dict(zip(first["id"], groups.cumcount(), strict=True))
-    targets = list_target_columns(ids)
+    targets = list_target_columns(ids.columns)
     group_labels = {
         name: tuple(map(tuple, group[targets].to_numpy().tolist())) if targets else tuple(map(int, group["label"]))
         for name, group in groups
@@ -66,12 +66,6 @@ def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
         permutation_index=ids["id"].map(index_in_group),
         permutation_labels=pd.Series(row_labels, index=ids.index, dtype=object),
     )
-
-
-def list_target_columns(ids: pd.DataFrame) -> list[str]:
-    """List the columns of a table of windows that hold the numbers that are predicted, in their order."""
-    columns = (c for c in ids.columns if c.startswith(TARGET_PREFIX))
-    return sorted(columns, key=lambda c: int(c.removeprefix(TARGET_PREFIX)))
 
 
 def list_labeled_recordings(ids: pd.DataFrame, data: DataConfig, seed: int) -> list[LabeledRecording]:
@@ -96,7 +90,7 @@ def list_labeled_recordings(ids: pd.DataFrame, data: DataConfig, seed: int) -> l
     if first.empty:
         raise ConfigError("no recording has any of data.modalities; nothing can be trained or tested")
     columns = (first[c].tolist() for c in ("id", "subject", "label", "task", "order"))
-    targets = map(tuple, first[list_target_columns(first)].to_numpy(float).tolist())
+    targets = map(tuple, first[list_target_columns(first.columns)].to_numpy(float).tolist())
     items = [
         LabeledRecording(i, s, int(label), t, int(o), numbers)
         for i, s, label, t, o, numbers in zip(*columns, targets, strict=True)
