@@ -14,8 +14,6 @@ from eav_ray.data.io.tables import read_tabular_file
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, Recording
 from eav_ray.errors import DataError
 
-SETTING = "data.targets"
-
 
 def attach_targets(listing: Listing, data: DataConfig, reader: DatasetReader, *, needs_truth: bool) -> Listing:
     """Attach what `data.targets` names; recordings that lack a number are problems, and left out.
@@ -32,8 +30,8 @@ def attach_targets(listing: Listing, data: DataConfig, reader: DatasetReader, *,
     if not data.targets.path:
         if not reader.reads_targets and needs_truth:
             raise DataError(
-                f"{SETTING}.path is empty, and data.dataset={data.dataset} has no columns of numbers of its own; set "
-                f"{SETTING}.path to a CSV or Parquet table with one row a recording"
+                f"data.targets.path is empty, and data.dataset={data.dataset} has no columns of numbers of its own; "
+                "set data.targets.path to a CSV or Parquet table with one row a recording"
             )
         with_targets = [replace(r, label=0, targets=r.targets or unknown) for r in listing.recordings]
         return replace(listing, recordings=tuple(with_targets))
@@ -52,11 +50,11 @@ def _attach_rows(listing: Listing, data: DataConfig, *, needs_truth: bool) -> Li
     targets, path = data.targets, Path(data.targets.path).expanduser().absolute()
     if not path.is_file():
         raise DataError(
-            f"{SETTING}.path is {targets.path!r}, which is no file; give a CSV or Parquet table, one row a recording"
+            f"data.targets.path is {targets.path!r}, which is no file; give a CSV or Parquet table, one row a recording"
         )
     table = read_tabular_file(path, {targets.key, SUBJECT_NAME, *targets.columns})
-    keys, names = read_row_keys(table, path, targets.key, SETTING), RecordingNames(listing.recordings)
-    numbers = read_rows(table, targets.columns, path, f"{SETTING}.columns")
+    keys, names = read_row_keys(table, path, targets.key, "data.targets"), RecordingNames(listing.recordings)
+    numbers = read_rows(table, targets.columns, path, "data.targets.columns")
     rows = match_rows(keys, names)
     problems = [Problem("", "", str(path), reason) for _, reason in table.problems]
     remarks = [
@@ -90,8 +88,8 @@ def check_targets_vary(recordings: Sequence[Recording], data: DataConfig) -> Non
         values = {r.targets[number] for r in recordings}
         if len(values) == 1 and len(recordings) > 1:
             raise DataError(
-                f"{SETTING}.columns: {name} is {values.pop():g} in all {len(recordings)} recordings: there is nothing "
-                "to predict; name another column, or take more recordings"
+                f"data.targets.columns: {name} is {values.pop():g} in all {len(recordings)} recordings: there is "
+                "nothing to predict; name another column, or take more recordings"
             )
 
 
@@ -111,7 +109,7 @@ def check_targets_are_no_inputs(data: DataConfig, formats: Mapping[str, FeatureP
                 column = own_name
             if is_same and column in formats[name].columns:
                 raise DataError(
-                    f"{path}: {column} is to be predicted ({SETTING}.columns), and is an input too "
+                    f"{path}: {column} is to be predicted (data.targets.columns), and is an input too "
                     f"(preprocessing.features.{name}.columns); take it out of one of them"
                 )
 
