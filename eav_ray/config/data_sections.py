@@ -147,7 +147,7 @@ class DataConfig:
     bids: BIDSData = BIDSData()
     targets: TargetData = TargetData()
     labels: Literal["true", "permuted"] = define(
-        "true", "permuted: labels shuffled within each person, a control that must score at chance"
+        "true", "permuted: labels or numbers shuffled within each person, a control that must score at chance"
     )
 
     def __getstate__(self) -> dict[str, Any]:

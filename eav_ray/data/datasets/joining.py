@@ -23,11 +23,18 @@ class RecordingNames:
                 ids.setdefault(name, {})[r.id] = None
         self._ids = {name: tuple(each) for name, each in ids.items()}
 
-    def find(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Find the ids of the recordings that the first known of some names may mean; none where it is unknown."""
-        return next((self._ids[name] for name in names if name in self._ids), ())
+    def find(self, names: Iterable[str], subject: str = "") -> tuple[str, ...]:
+        """Find the ids of the recordings that the first known of some names may mean; none where it is unknown.
 
-    def find_one(self, names: Sequence[str], key: str, where: str, taken: Container[str]) -> str | None:
+        Args:
+            subject: Only of this one, where it is said: a name that others have too is none of theirs.
+        """
+        ids = next((self._ids[name] for name in names if name in self._ids), ())
+        return tuple(one for one in ids if one.startswith(f"{subject}/")) if subject else ids
+
+    def find_one(
+        self, names: Sequence[str], key: str, where: str, taken: Container[str], subject: str = ""
+    ) -> str | None:
         """Find the id of the one recording that something is of; None where it is of no recording.
 
         Args:
@@ -35,10 +42,11 @@ class RecordingNames:
             key: As it calls it.
             where: The file or row, for errors.
             taken: Ids that others have named already.
+            subject: Whose recording it is, where that is said.
         Raises:
             DataError: It names several recordings, or one that is taken.
         """
-        ids = self.find(names)
+        ids = self.find(names, subject)
         if len(ids) > 1:
             raise DataError(
                 f"{where} names {key}, which are {len(ids)} recordings: {', '.join(ids[:3])}; name them as "
@@ -62,13 +70,14 @@ def match_rows(rows: RowKeys, names: RecordingNames) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for row, number in enumerate(rows.numbers):
-        one = names.find_one(rows.list_names(row), rows.keys[row], f"{rows.path}: row {number}", found)
+        where = f"{rows.path}: row {number}"
+        one = names.find_one(rows.list_names(row), rows.keys[row], where, found, rows.get_subject(row))
         if one is not None:
             found[one] = row
     if not found:
-        first = rows.keys[0] if rows.keys else ""
+        first = rows.describe(0) if rows.keys else "''"
         raise DataError(
-            f"{rows.setting}: no row of {rows.path} names a recording; {rows.column} is {first!r} there, and "
+            f"{rows.setting}: no row of {rows.path} names a recording; {rows.column} is {first} there, and "
             f"recordings are called {names.give_example()}; set {rows.setting}.key"
         )
     return found
@@ -76,10 +85,10 @@ def match_rows(rows: RowKeys, names: RecordingNames) -> dict[str, int]:
 
 def describe_unmatched_rows(rows: RowKeys, names: RecordingNames) -> list[str]:
     """Write a line on rows that name no recording of the data set, where there are any."""
-    unmatched = [row for row in range(len(rows.keys)) if not names.find(rows.list_names(row))]
+    unmatched = [row for row in range(len(rows.keys)) if not names.find(rows.list_names(row), rows.get_subject(row))]
     if not unmatched:
         return []
-    first = f"row {rows.numbers[unmatched[0]]}, {rows.keys[unmatched[0]]!r}"
+    first = f"row {rows.numbers[unmatched[0]]}, {rows.describe(unmatched[0])}"
     return [
         f"{rows.path}: {len(unmatched)} of {len(rows.keys)} rows name no recording (the first: {first}), and are not "
         "used"

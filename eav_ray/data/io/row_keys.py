@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eav_ray.data.io.tables import Table
+from eav_ray.data.io.tables import EMPTY_CELLS, Table
 from eav_ray.errors import DataError, describe_error
 
 SUBJECT_NAME = "subject"  # the column of a table that says whose recording a row is of
@@ -29,10 +29,19 @@ class RowKeys:
     subjects: tuple[str, ...]
     numbers: Sequence[int]
 
+    def get_subject(self, row: int) -> str:
+        """Return whose recording a row is of; empty where it does not say."""
+        return "" if not self.subjects or self.subjects[row] in EMPTY_CELLS else self.subjects[row]
+
     def list_names(self, row: int) -> list[str]:
         """List what a row may call its recording, the fullest name first."""
-        key = self.keys[row]
-        return [*([f"{self.subjects[row]}/{key}"] if self.subjects else []), key]
+        subject, key = self.get_subject(row), self.keys[row]
+        return [*([f"{subject}/{key}"] if subject else []), key]
+
+    def describe(self, row: int) -> str:
+        """Write what a row names, for errors."""
+        subject = self.get_subject(row)
+        return f"{self.keys[row]!r}{f' of subject {subject!r}' if subject else ''}"
 
 
 def read_row_keys(table: Table, path: Path, column: str, setting: str) -> RowKeys:
@@ -45,7 +54,8 @@ def read_row_keys(table: Table, path: Path, column: str, setting: str) -> RowKey
         )
     try:
         keys = tuple(table.read_names(column))
-        subjects = tuple(table.read_names(SUBJECT_NAME)) if SUBJECT_NAME in table.columns else ()
+        has_subjects = SUBJECT_NAME in table.columns and column != SUBJECT_NAME
+        subjects = tuple(table.read_names(SUBJECT_NAME)) if has_subjects else ()
     except ValueError as error:
         raise DataError(f"{path}: the columns that name recordings cannot be read ({describe_error(error)})") from None
     return RowKeys(path, setting, column, keys, subjects, table.numbers)

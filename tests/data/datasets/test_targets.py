@@ -208,8 +208,24 @@ def test_a_recording_that_no_row_names_is_left_out_and_said(tmp_path: Path) -> N
     assert len(listing.recordings) == len(table) - 3
     assert [(p.subject, p.recording) for p in listing.problems] == [("p0", "r00"), ("p0", "r01"), ("p0", "r05")]
     assert all(f"no row of {path} names it by recording" in p.reason for p in listing.problems)
-    unused = f"1 of {len(table) - 2} rows name no recording (the first: row 4, 'r99'), and are not used"
+    unused = f"1 of {len(table) - 2} rows name no recording (the first: row 4, 'r99' of subject 'p0'), and are not used"
     assert any(unused in remark for remark in listing.remarks)
+
+
+def test_a_row_is_of_the_subject_that_it_names_and_of_no_other(tmp_path: Path) -> None:
+    e = load(tmp_path)
+    table = read_recordings(tmp_path)
+    only = table.iloc[[0, 13]]  # p0/r00 and p1/r01, whose names are of one subject each
+    write_recordings(tmp_path, only.drop(columns=list(TARGETS)))
+    path = tmp_path / "ratings.csv"
+    pd.concat([only, only.assign(subject="p9", valence=9.0)]).to_csv(path, index=False)
+    changed = override(e, {"data.targets": {"columns": list(TARGETS), "path": str(path)}})
+    listing = scan(changed)
+    assert collect(listing) == list_targets(only)
+    assert any("2 of 4 rows name no recording" in remark for remark in listing.remarks)
+    only.assign(subject=["p9", "p1"]).to_csv(path, index=False)
+    listing = scan(changed)
+    assert [r.id for r in listing.recordings] == ["p1/r01"] and [p.recording for p in listing.problems] == ["r00"]
 
 
 def break_column(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
@@ -371,7 +387,7 @@ def test_recordings_are_predicted_though_a_table_of_others_names_none_of_them(tm
         listing = scan(changed, needs_truth=False)
         assert len(listing.recordings) == len(table)
         assert all(all(map(math.isnan, r.targets)) for r in listing.recordings)
-        assert any(remark.startswith("no true numbers: data.targets") for remark in listing.remarks)
+        assert any(remark.startswith("no true numbers: data.targets") for remark in listing.remarks), listing.remarks
         path.unlink(missing_ok=True)
 
 
