@@ -11,8 +11,8 @@ def check(
 ) -> int:
     """List what a data set holds, and what cannot be used.
 
-    Before anything is computed: people, recordings per class, why a recording or file cannot be used, and rows
-    that name one signal.
+    Before anything is computed: people, recordings per class or how numbers are spread, why a recording or file
+    cannot be used, and rows that name one signal.
 
     eav check fusion data.root=/data/EAV
     eav check fusion data.root=/data/EAV --deep

@@ -75,7 +75,7 @@ class BIDSData:
     label: BIDSColumn = define(
         "",
         "the column with labels: of participants, sessions or scans, a label a run; of events, a recording each, from "
-        "its onset for its duration, or to the next one",
+        "its onset for its duration, or to the next one; may be empty with data.targets",
     )
     classes: tuple[str, ...] = define((), "only these labels; empty means all that there are")
     tasks: tuple[str, ...] = define((), "only these tasks; empty means all")
@@ -106,20 +106,28 @@ class TargetData:
 
     @model_validator(mode="after")
     def _check_names(self) -> "TargetData":
-        if len(set(self.names)) != len(self.names):
-            raise ValueError("data.targets.columns names one twice; name each once")
+        if twice := next((name for name in self.names if self.names.count(name) > 1), None):
+            raise ValueError(f"columns names {twice} twice; name each once")
+        if not all(self.names):
+            raise ValueError("columns has an empty name; name columns of numbers")
         if self.path and not self.columns:
-            raise ValueError(
-                "data.targets.path is given without data.targets.columns; name the columns to be predicted"
-            )
+            raise ValueError("path is given without columns; name the columns of numbers that are to be predicted")
         return self
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the numbers: of a column of a BIDS table, what follows the name of the table."""
+        starts = tuple(f"{table}." for table in BIDS_TABLES)
+        is_named_with_table = [column.startswith(starts) and not self.path for column in self.columns]
         return tuple(
-            column.partition(".")[2] if column.partition(".")[0] in BIDS_TABLES else column for column in self.columns
+            column.partition(".")[2] if is_long else column
+            for column, is_long in zip(self.columns, is_named_with_table, strict=True)
         )
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """Those that the data set's own tables have."""
+        return () if self.path else self.columns
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -139,7 +147,7 @@ class DataConfig:
     bids: BIDSData = BIDSData()
     targets: TargetData = TargetData()
     labels: Literal["true", "permuted"] = define(
-        "true", "permuted: labels shuffled within each person, a control that must score at chance"
+        "true", "permuted: labels or numbers shuffled within each person, a control that must score at chance"
     )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -219,19 +227,10 @@ class VideoPreprocessing:
 
 FEATURE_NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
 # Names that stand for something else in tables, or whose columns would.
-RESERVED_NAMES = {
-    "fusion",
-    "mean",
-    "product",
-    "mean_probability",
-    "stacking",
-    "late_mean",
-    "window_s",
-    "features",
-    "normalise",
-}
+RESERVED_NAMES = {"fusion", "product", "mean_probability", "stacking", "late_mean", "window_s", "features", "normalise"}
+RESERVED_NAMES |= {"mean"}
 RESERVED_NAMES |= {"subject", "recording", "window", "label", "task", "order", "id", "fold", "weight", "reason"}
-RESERVED_PREFIXES = ("has_", "logit_", "target_", "value_", "audio_", "eeg_", "video_")
+RESERVED_PREFIXES = ("has_", "logit_", "value_", "target_", "audio_", "eeg_", "video_")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -23,6 +23,8 @@ def resolve_experiment_paths(experiment: Experiment, used_stores: tuple[str, ...
     given_paths = {"data.root": experiment.data.root} | {
         f"store.{k}": getattr(experiment.store, k) for k in used_stores
     }
+    if experiment.data.targets.path:
+        given_paths["data.targets.path"] = experiment.data.targets.path
     for m in experiment.model:
         weights = getattr(experiment.model[m], "weights", "")
         if weights and Path(weights).expanduser().exists():  # otherwise a name on a hub

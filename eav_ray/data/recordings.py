@@ -4,7 +4,7 @@ A *recording* is one interaction (20 s in EAV). A reader only lists and decodes;
 windows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -21,6 +21,7 @@ Span = tuple[float, float]  # from, to: seconds since the recording began
 TARGET_PREFIX = (
     "target_"  # of columns of shards and predictions with a true number, before its position in data.targets
 )
+UNKNOWN_LABEL = -1  # of recordings that are predicted, and of which nobody says what they are
 LISTENING = "listening"  # recordings of this task are only ever trained on
 
 
@@ -57,7 +58,7 @@ class Recording:
 
     subject: str
     recording: str  # unique within the subject
-    label: int  # index into DataSet.classes
+    label: int  # index into DataSet.classes; -1 where it is not known, of recordings that are predicted
     task: str
     order: int  # position in time within the subject, from 0
     eeg: str | None = None  # path of the file that holds this recording's EEG
@@ -79,6 +80,10 @@ class Recording:
     @property
     def id(self) -> str:
         return f"{self.subject}/{self.recording}"
+
+    def list_target_columns(self) -> dict[str, float]:
+        """List the numbers that are predicted by the columns of shards that hold them; none of classes."""
+        return dict(zip(name_target_columns(len(self.targets)), self.targets, strict=True))
 
     def get_eeg_file(self) -> str:
         """Return the path of the EEG; raises DataError where there is none."""
@@ -129,6 +134,17 @@ class RawEEG:
     mains_hz: float = 0.0  # frequency of the mains where it was recorded; 0 where nothing says so
 
 
+def name_target_columns(n_targets: int) -> list[str]:
+    """Name the columns of shards that hold the numbers that are predicted."""
+    return [f"{TARGET_PREFIX}{number}" for number in range(n_targets)]
+
+
+def list_target_columns(columns: Iterable[str]) -> list[str]:
+    """List the columns of a table of windows that hold the numbers that are predicted, in their order."""
+    ends = (c.removeprefix(TARGET_PREFIX) for c in columns if c.startswith(TARGET_PREFIX))
+    return [f"{TARGET_PREFIX}{end}" for end in sorted((end for end in ends if end.isdecimal()), key=int)]
+
+
 def shift_spans(spans_s: Sequence[Span], start_s: float, end_s: float) -> tuple[Span, ...]:
     """Keep what of some spans lies between two times, in seconds since the first of them."""
     return tuple(
@@ -157,6 +173,7 @@ class DatasetReader(DatasetKind):
         channels: Names of the EEG channels, where they are known without reading a recording.
         wanted_channels: Those that the experiment wants (`preprocessing.eeg.channels`); all where it names none.
         is_real: False where the recordings are synthetic: published results are not of them.
+        reads_targets: Whether its own tables can hold the numbers that are predicted (`data.targets`).
     """
 
     classes: tuple[str, ...] = ()
@@ -164,6 +181,7 @@ class DatasetReader(DatasetKind):
     channels: tuple[str, ...] = ()
     wanted_channels: tuple[str, ...] = ()
     is_real: bool = True
+    reads_targets: bool = False
 
     @classmethod
     def open(cls, data: DataConfig) -> Self:
@@ -173,6 +191,14 @@ class DatasetReader(DatasetKind):
             DataError: `data.root` is not such a data set.
         """
         return cls(data.root)
+
+    @classmethod
+    def open_unlabelled(cls, data: DataConfig) -> Self:
+        """Open the data set to predict its recordings, whose labels and numbers need not be known.
+
+        A label that is not known is `UNKNOWN_LABEL`, a number NaN. By default they must be known, as for training.
+        """
+        return cls.open(data)
 
     def __init__(self, root: str) -> None:
         self.root = Path(root).expanduser().absolute()

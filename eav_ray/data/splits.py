@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import DataConfig, SplitConfig
-from eav_ray.data.recordings import LISTENING, TARGET_PREFIX
+from eav_ray.data.recordings import LISTENING, list_target_columns
 from eav_ray.errors import ConfigError
 
 CROSS_SUBJECT_PROTOCOLS = ("subject_kfold", "loso")  # protocols that hold whole people out
@@ -53,17 +53,18 @@ class Split:
 
 
 def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
-    """Add to a table of windows what a permutation of labels needs: `permutation_labels`, the labels, or targets, of
-    all recordings of the same subject and task, and `permutation_index`, which of them this one is.
+    """Add to a table of windows what a permutation of labels needs: `permutation_labels`, the labels of all
+    recordings of the same subject and task (where numbers are predicted, those of each), and `permutation_index`, which
+    of them this one is.
 
     For all that is stored, before anything is left out: whoever sees fewer recordings must permute alike.
     """
     first = ids.drop_duplicates("id").sort_values("id")
     groups = first.groupby(["subject", "task"])
     index_in_group = dict(zip(first["id"], groups.cumcount(), strict=True))
-    columns = list_target_columns(ids)
+    targets = list_target_columns(ids.columns)
     group_labels = {
-        name: tuple(map(tuple, group[columns].to_numpy(float).tolist())) if columns else tuple(map(int, group["label"]))
+        name: tuple(map(tuple, group[targets].to_numpy().tolist())) if targets else tuple(map(int, group["label"]))
         for name, group in groups
     }
     row_labels = [group_labels[key] for key in zip(ids["subject"], ids["task"], strict=True)]
@@ -71,12 +72,6 @@ def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
         permutation_index=ids["id"].map(index_in_group),
         permutation_labels=pd.Series(row_labels, index=ids.index, dtype=object),
     )
-
-
-def list_target_columns(ids: pd.DataFrame) -> list[str]:
-    """List the columns with the numbers that are predicted, in their order; none where classes are."""
-    columns = [c for c in ids.columns if c.startswith(TARGET_PREFIX)]
-    return sorted(columns, key=lambda c: int(c.removeprefix(TARGET_PREFIX)))
 
 
 def list_labeled_recordings(ids: pd.DataFrame, data: DataConfig, seed: int) -> list[LabeledRecording]:
@@ -101,18 +96,16 @@ def list_labeled_recordings(ids: pd.DataFrame, data: DataConfig, seed: int) -> l
     if first.empty:
         raise ConfigError("no recording has any of data.modalities; nothing can be trained or tested")
     columns = (first[c].tolist() for c in ("id", "subject", "label", "task", "order"))
-    targets = map(tuple, first[list_target_columns(ids)].to_numpy(float).tolist())
+    targets = map(tuple, first[list_target_columns(first.columns)].to_numpy(float).tolist())
     items = [
-        LabeledRecording(i, s, int(label), t, int(o), own)
-        for i, s, label, t, o, own in zip(*columns, targets, strict=True)
+        LabeledRecording(i, s, int(label), t, int(o), numbers)
+        for i, s, label, t, o, numbers in zip(*columns, targets, strict=True)
     ]
     if data.labels == "true":
         return items
     permutation_rows = zip(items, first["permutation_labels"], first["permutation_index"], strict=True)
-    return [
-        replace(i, **{"targets" if i.targets else "label": _permute_labels(i.subject, i.task, labels, seed)[position]})
-        for i, labels, position in permutation_rows
-    ]
+    permuted = [(i, _permute_labels(i.subject, i.task, labels, seed)[at]) for i, labels, at in permutation_rows]
+    return [replace(i, targets=own) if isinstance(own, tuple) else replace(i, label=own) for i, own in permuted]
 
 
 def check_subjects(ids: pd.DataFrame, data: DataConfig) -> None:
@@ -123,10 +116,12 @@ def check_subjects(ids: pd.DataFrame, data: DataConfig) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _permute_labels(subject: str, task: str, labels: tuple[Any, ...], seed: int) -> list[Any]:
+def _permute_labels(
+    subject: str, task: str, labels: tuple[int | tuple[float, ...], ...], seed: int
+) -> list[int | tuple[float, ...]]:
     # Of a person's own generator: who else is in the table must not matter.
     rng = np.random.default_rng([seed, zlib.crc32(f"{subject}/{task}".encode())])
-    return [labels[k] for k in rng.permutation(len(labels))]
+    return [labels[position] for position in rng.permutation(len(labels))]
 
 
 def count_folds(items: Iterable[LabeledRecording], config: SplitConfig) -> int:

@@ -15,6 +15,7 @@ from eav_ray.data.recordings import Problem
 from eav_ray.reporting.figures import draw_scalp_map, make_axes, make_panels
 from eav_ray.reporting.html import Page, Part, Picture, Section, Table, build_table
 from eav_ray.reporting.tables import format_table
+from eav_ray.reporting.target_tables import build_target_table, draw_target_distributions
 
 # A column is there where its modality is.
 QUALITY_COLUMNS = (
@@ -45,6 +46,7 @@ class QualityReport:
     Args:
         recordings: One row a recording, as `windowing.cut_recording` measured them, with `subject`.
         channels: EEG channels of the data set.
+        targets: Where there are some, there are no classes, and each row of `recordings` has its numbers, `targets`.
         frames: Example frames, (n, height, width, 3) uint8, one a person; faces are personal data, so they are opt-in.
     """
 
@@ -55,6 +57,14 @@ class QualityReport:
     spectrum: EEGSpectrum | None = None
     frames: dict[str, np.ndarray] | None = None
     remarks: tuple[str, ...] = ()  # on the whole data set
+    targets: tuple[str, ...] = ()  # names of the numbers that are predicted in place of classes
+
+    def collect_targets(self) -> dict[str, np.ndarray]:
+        """Collect the numbers that are predicted: (recordings, targets) of each subject."""
+        values: dict[str, list[list[float]]] = {}
+        for q in self.recordings:
+            values.setdefault(q["subject"], []).append(q["targets"])
+        return {subject: np.array(rows, float) for subject, rows in values.items()}
 
 
 def summarize_quality_per_subject(report: QualityReport) -> pd.DataFrame:
@@ -79,18 +89,20 @@ def summarize_quality_per_subject(report: QualityReport) -> pd.DataFrame:
 
 def format_quality(report: QualityReport) -> str:
     """Format a line a person, and a line for everything that files say of themselves."""
-    remarks = _build_remark_table(report)
-    return "\n\n".join(format_table(t) for t in (_build_subject_table(report), remarks) if t.rows)
+    tables = [_build_subject_table(report), _build_remark_table(report)]
+    if report.targets:
+        tables.insert(1, build_target_table(report.targets, report.collect_targets()))
+    return "\n\n".join(format_table(t) for t in tables if t.rows)
 
 
 def render_quality_page(report: QualityReport) -> str:
     """Render one page that needs no other file."""
     matplotlib.use("agg")
     note = "Means over recordings. Clipped: share of samples at full scale. Still: frames equal to the one before."
-    sections = [
-        Section("People", [_build_subject_table(report), note]),
-        Section("Recordings per class", [_build_class_table(report)]),
-    ]
+    truth = Section("Recordings per class", [_build_class_table(report)])
+    if report.targets:
+        truth = _build_target_section(report)
+    sections = [Section("People", [_build_subject_table(report), note]), truth]
     if (remarks := _build_remark_table(report)).rows:
         sections.append(Section("What files say of themselves, and was used", [remarks]))
     bad_channels = [q["eeg_bad_channel_reasons"] for q in report.recordings if "eeg_bad_channel_reasons" in q]
@@ -123,6 +135,14 @@ def _build_remark_table(report: QualityReport) -> Table:
     rows = [[remark, "all", ""] for remark in report.remarks]
     rows += [[remark, str(len(of)), of[0]] for remark, of in sorted(said.items(), key=lambda item: -len(item[1]))]
     return Table(["what files say of themselves", "recordings", "the first"], rows, left=True)
+
+
+def _build_target_section(report: QualityReport) -> Section:
+    values = report.collect_targets()
+    parts: list[Part] = [build_target_table(report.targets, values)]
+    if values:
+        parts.append(draw_target_distributions(report.targets, np.concatenate(list(values.values()))))
+    return Section("Numbers to be predicted", parts)
 
 
 def _build_class_table(report: QualityReport) -> Table:

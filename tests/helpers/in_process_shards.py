@@ -21,7 +21,7 @@ def write_shards(e: Experiment) -> None:
     has_eeg = "eeg" in e.data.modalities
     channels = registry.list_eeg_channels(reader, listing) if has_eeg else ()
     window_format = WindowFormat(e.preprocessing, e.data.modalities, len(channels))
-    schema = make_schema(e.preprocessing, len(channels), e.data.modalities)
+    schema = make_schema(e.preprocessing, len(channels), e.data.modalities, len(e.data.targets.columns))
     files = []
     for subject in dict.fromkeys(r.subject for r in listing.recordings):
         own = [r for r in listing.recordings if r.subject == subject]
@@ -38,7 +38,8 @@ def write_shards(e: Experiment) -> None:
         files.append(ShardFile(shard.name, shard.sha256, shard.rows, subject))
     versions = list_package_versions()
     modalities = tuple(sorted(e.data.modalities))
-    index = ShardIndex("k", reader.classes, modalities, len(channels), tuple(files), versions, channels)
+    classes, targets = registry.list_classes(e.data, reader), e.data.targets.names
+    index = ShardIndex("k", classes, modalities, len(channels), tuple(files), versions, channels, targets)
     write_index(
         store, index, {"data": asdict(e.data), "is_real": reader.is_real}, f"{name_index_folder(e)}/{INDEX_FILE}"
     )

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from eav_ray.config import DataConfig, ModalityName
-from eav_ray.config.data_sections import BIDSData
+from eav_ray.config.data_sections import BIDSData, TargetData
+from eav_ray.data.datasets.bids_truth import NO_TARGETS, BIDSTruth, Truth
 from eav_ray.data.io import eeg
 from eav_ray.data.io.bids_layout import Run, find_runs, find_sidecar, read_json
-from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event, is_mark
+from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event
 from eav_ray.data.io.bids_units import apply_table_units
 from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
 from eav_ray.data.io.tables import find_named_file
@@ -22,6 +23,7 @@ from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_chan
 from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.recordings import (
     MAX_RECORDING_S,
+    UNKNOWN_LABEL,
     DatasetReader,
     Listing,
     Problem,
@@ -48,25 +50,36 @@ class BIDS(DatasetReader):
     Args:
         root: The folder with `participants.tsv`.
         section: Which columns hold labels, sound and films.
+        targets: Which columns hold numbers that are predicted in place of the label.
+        needs_truth: Whether a recording must have its label, or its numbers.
     Raises:
-        DataError: No BIDS data set; the column of labels is not there, or is not said.
+        DataError: No BIDS data set; a column of labels or numbers is not there, or is not said.
     """
 
     name = "bids"
+    reads_targets = True
 
     @classmethod
     def open(cls, data: DataConfig) -> Self:
-        return cls(data.root, data.bids)
+        return cls(data.root, data.bids, data.targets)
 
-    def __init__(self, root: str, section: BIDSData) -> None:
+    @classmethod
+    def open_unlabelled(cls, data: DataConfig) -> Self:
+        return cls(data.root, data.bids, data.targets, needs_truth=False)
+
+    def __init__(
+        self, root: str, section: BIDSData, targets: TargetData = NO_TARGETS, *, needs_truth: bool = True
+    ) -> None:
         super().__init__(root)
+        self._needs_truth = needs_truth
         self.section, self.tables = section, BIDSTables(self.root)
         runs, self._misplaced = find_runs(self.root)
         self.runs = self._choose_runs(runs)
         self._kept_eeg: tuple[tuple[str, tuple[str, ...]], RawEEG] | None = None  # of the file that was read last
         self._channels: dict[tuple[str, ...], tuple[str, ...]] = {}  # by those that are wanted
         self._signal_marks: dict[str, SignalMarks] = {}  # by the path of a file
-        self._check_label_column()
+        self._truth = BIDSTruth(self.tables, section, targets, needs_truth=needs_truth)
+        self._truth.check_columns(self.runs[0])
         self._listing, self.classes = self._list_recordings()
         found = {m for r in self._listing.recordings for m in KINDS if r.get_source(m)}
         self.modalities: tuple[ModalityName, ...] = tuple(m for m in KINDS if m in found)
@@ -85,53 +98,40 @@ class BIDS(DatasetReader):
                 )
         return [run for run in runs if not self.section.tasks or run.task in self.section.tasks]
 
-    def _check_label_column(self) -> None:
-        """Refuse a label that is not said, with the columns that there are, and a table of people without it."""
-        table, _, column = self.section.label.partition(".")
-        if not table:
-            raise DataError(
-                f"data.bids.label is empty; set it to one of {', '.join(self.tables.list_label_columns(self.runs[0]))}"
-            )
-        if table == "participants":
-            path = self.root / "participants.tsv"
-            if not path.is_file():
-                raise DataError(
-                    f"{path} is missing, so there is no {self.section.label}; set data.bids.label otherwise"
-                )
-            self.tables.read(path, "participant_id", column)
-
     def _list_recordings(self) -> tuple[Listing, tuple[str, ...]]:
         problems: list[Problem] = []
         for path in self._misplaced:
             reason = f"{path.name} says another subject than its folder; rename or move it"
             problems.append(Problem(path.relative_to(self.root).parts[0], "", str(path), reason))
-        labelled: list[tuple[Recording, str]] = []
+        found: list[tuple[Recording, Truth]] = []
         remarks: dict[str, None] = {}
         for subject in dict.fromkeys(run.subject for run in self.runs):
             own = [run for run in self.runs if run.subject == subject]
             for run in self.tables.sort_by_time(own):
                 try:
-                    labelled += self._list_run(run, problems, remarks)
+                    found += self._list_run(run, problems, remarks)
                 except DataError as error:
                     problems.append(Problem(run.subject, run.name, str(run.source or ""), str(error)))
-        classes = tuple(sorted({label for _, label in labelled}))
-        missing = [name for name in self.section.classes if name not in classes]
-        if missing or not classes:
-            wanted = f"{self.section.label} {missing[0]}" if missing else self.section.label
+        classes = tuple(sorted({truth.label for _, truth in found if truth.label}))
+        wanted = () if self._truth.predicts_numbers or not self._needs_truth else self.section.classes
+        missing = [name for name in wanted if name not in classes]
+        if missing or not found:
+            what = f"{self._truth.describe()} {missing[0]}" if missing else self._truth.describe()
             why = f"there are {', '.join(classes)}" if classes else "no label is there"
             if problems and not classes:
                 first = problems[0]
                 why = f"the first problem: {'' if first.file in first.reason else f'{first.file}: '}{first.reason}"
-            raise DataError(f"{self.root} has nothing with {wanted}; {why}")
+            raise DataError(f"{self.root} has nothing with {what}; {why}")
         orders: dict[str, int] = {}
         recordings = []
-        for recording, label in labelled:
+        for recording, truth in found:
             order = orders[recording.subject] = orders.get(recording.subject, -1) + 1
-            recordings.append(replace(recording, label=classes.index(label), order=order))
-        return Listing(tuple(recordings), tuple(problems), tuple(remarks)), classes
+            label = classes.index(truth.label) if truth.label else UNKNOWN_LABEL
+            recordings.append(replace(recording, label=label, targets=truth.targets, order=order))
+        return Listing(tuple(recordings), tuple(problems), (*remarks, *self.tables.remarks)), classes
 
-    def _list_run(self, run: Run, problems: list[Problem], remarks: dict[str, None]) -> list[tuple[Recording, str]]:
-        """List the recordings of a run with their labels; raises DataError where there can be none."""
+    def _list_run(self, run: Run, problems: list[Problem], remarks: dict[str, None]) -> list[tuple[Recording, Truth]]:
+        """List the recordings of a run with what is true of them; raises DataError where there can be none."""
 
         def report(reason: str, file: object) -> None:
             problems.append(Problem(run.subject, run.name, str(file or run.source or ""), reason))
@@ -146,11 +146,10 @@ class BIDS(DatasetReader):
             raise DataError("no file of this run can be used; left out")
         base = Recording(run.subject, run.name, 0, f"{TASK_PREFIX}{run.task}", 0)
         base = replace(base, **media)
-        table, _, column = self.section.label.partition(".")
-        if table != "events":
-            label = self.tables.read_run_label(run, self.section.label)
-            return [(base, label)] if not self.section.classes or label in self.section.classes else []
-        return self._cut_run(run, base, column, report, remarks)
+        truth = self._truth.read_run(run)
+        if truth is None:
+            return []
+        return self._cut_run(run, base, truth, report, remarks) if self._truth.cuts_events else [(base, truth)]
 
     def _find_media(self, run: Run, report: Report) -> dict[str, str]:
         """Find the files of a run: at most one of each modality."""
@@ -177,34 +176,35 @@ class BIDS(DatasetReader):
         return media
 
     def _cut_run(
-        self, run: Run, base: Recording, column: str, report: Report, remarks: dict[str, None]
-    ) -> list[tuple[Recording, str]]:
-        """Make a recording of each labelled event of a run."""
+        self, run: Run, base: Recording, truth: Truth, report: Report, remarks: dict[str, None]
+    ) -> list[tuple[Recording, Truth]]:
+        """Make a recording of each event of a run that is wanted.
+
+        Args:
+            truth: What is true of the whole run.
+        """
         source = run.source
         path = find_sidecar(self.root, source, "events") if source else None
         if source is None or path is None:
+            if not self._needs_truth:
+                remarks["runs without events.tsv are predicted as a whole"] = None
+                return [(base, truth)]
             raise DataError("this run has no events.tsv; add it, or leave the run out by data.bids.tasks")
-        self.tables.read(path, "onset", column)
+        self.tables.read(path, "onset")
         events, wrong = self.tables.read_events(source)
         for reason in wrong:
             report(reason, path)
-        labelled = [
-            (event, event.cells[column])
-            for event in events
-            if event.cells[column]
-            and not (event.is_mark or is_mark(event.cells[column]))
-            and (not self.section.classes or event.cells[column] in self.section.classes)
-        ]
-        found: list[tuple[Recording, str]] = []
-        for i, (event, label) in enumerate(labelled):
-            later = (other.start_s for other, _ in labelled[i + 1 :] if other.start_s > event.start_s)
+        selected = self._truth.select_events(path, events, truth, report)
+        found: list[tuple[Recording, Truth]] = []
+        for i, (event, event_truth) in enumerate(selected):
+            later = (other.start_s for other, _ in selected[i + 1 :] if other.start_s > event.start_s)
             next_s = next(later, event.start_s + MAX_RECORDING_S)
             end_s = event.start_s + event.duration_s if event.duration_s > 0 else next_s
             if event.start_s < 0:
                 report(f"{path}: row {event.number} begins before the recording; left out", path)
                 continue
             if not event.duration_s > 0:
-                remarks["events without a duration last to the next one that has a label"] = None
+                remarks["events without a duration last to the next one that is a recording"] = None
             elif end_s > next_s + 1e-6:
                 remarks["events overlap, so that recordings share signals"] = None
             media = {m: getattr(base, m) for m in ("eeg", "audio", "video") if getattr(base, m) is not None}
@@ -212,9 +212,11 @@ class BIDS(DatasetReader):
             media |= self._find_event_media(event, path, report)
             name = f"{run.name}_event-{event.number:03d}"
             recording = replace(base, recording=name, spans_s=spans)
-            found.append((replace(recording, **media), label))
+            found.append((replace(recording, **media), event_truth))
         if not found:
-            raise DataError(f"{path} has no event with a {column} that is a class; correct data.bids.classes")
+            raise DataError(
+                f"{path} has no event with {self._truth.describe()} that is wanted; correct it, or data.bids.classes"
+            )
         return found
 
     def _find_event_media(self, event: Event, path: Path, report: Report) -> dict[str, str]:

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Self
 
 from eav_ray.config import MODALITIES, DataConfig, ModalityName
+from eav_ray.config.data_sections import TargetData
 from eav_ray.data.io import eeg
+from eav_ray.data.io.numbers import UNKNOWN, RowNumbers, describe_decimal_commas, read_rows
 from eav_ray.data.io.tables import EMPTY_CELLS, Table, find_named_file, read_tabular_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels, collect_channel_remarks
 from eav_ray.data.preprocessing.electrodes import match_channels
-from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
+from eav_ray.data.recordings import UNKNOWN_LABEL, DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError, suggest_nearest
 
 REQUIRED_COLUMNS = ("subject", "recording", "label")
 MEDIA_COLUMNS = ("eeg", "audio", "video")
 OPTIONAL_COLUMNS = (*MEDIA_COLUMNS, "task", "order")
 NAME_COLUMNS = ("subject", "recording")  # parts of file names and of recordings' ids
+NO_TARGETS = TargetData()
+TAKEN_COLUMNS = (*NAME_COLUMNS, *OPTIONAL_COLUMNS)  # that cannot be numbers to be predicted
 LINE_BREAK = re.compile(r"[\r\n]")
 NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
 
@@ -28,31 +32,48 @@ class RecordingsTable(DatasetReader):
     optionally `task` (default speaking; listening is only ever trained on) and `order` (default the row's position).
 
     Media are paths, relative to the table's folder or absolute; an empty cell means that the modality does not exist.
-    The classes are the sorted different labels, as text. EEG is any format that `mne.io.read_raw` opens.
+    The classes are the sorted different labels, as text; where numbers are predicted (`data.targets`), there are none,
+    and `label` is not needed. EEG is any format that `mne.io.read_raw` opens.
 
     Raises:
         DataError: The file is missing, is no table, or lacks a column.
     """
 
     name = "recordings_table"
+    reads_targets = True
 
     @classmethod
     def open(cls, data: DataConfig) -> Self:
-        return cls(data.root, needs_media=not data.features)
+        return cls(data.root, needs_media=not data.features, targets=data.targets)
 
-    def __init__(self, path: str, *, needs_media: bool = True) -> None:
+    @classmethod
+    def open_unlabelled(cls, data: DataConfig) -> Self:
+        return cls(data.root, needs_media=not data.features, targets=data.targets, needs_truth=False)
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        needs_media: bool = True,
+        targets: TargetData = NO_TARGETS,
+        needs_truth: bool = True,
+    ) -> None:
         """
         Args:
             needs_media: Whether a recording must have a file; where there are given features (`data.features`), it
                 may have these alone.
+            targets: Numbers that are predicted in place of the label.
+            needs_truth: Whether a row must have its label or its numbers.
         """
-        self._needs_media = needs_media
+        self._needs_media, self._needs_truth = needs_media, needs_truth
+        self._predicts_numbers, self._targets = bool(targets.columns), targets.own_columns
         self.path = Path(path).expanduser().absolute()
-        self.table = _read_known_columns(self.path)
+        self.table = _read_known_columns(self.path, self._targets)
         columns = self.table.columns
-        for column in REQUIRED_COLUMNS:
+        self._required = NAME_COLUMNS if self._predicts_numbers or not needs_truth else REQUIRED_COLUMNS
+        for column in self._required:
             if column not in columns:
-                required, optional = ", ".join(REQUIRED_COLUMNS), ", ".join(OPTIONAL_COLUMNS)
+                required, optional = ", ".join(self._required), ", ".join(OPTIONAL_COLUMNS)
                 raise DataError(
                     f"{self.path} has no column {column}; it has {', '.join(columns)}; required are {required}, "
                     f"optional {optional}{suggest_nearest(column, columns)}"
@@ -63,12 +84,32 @@ class RecordingsTable(DatasetReader):
                 f"{self.path} has none of the columns {', '.join(MEDIA_COLUMNS)}; it has {', '.join(columns)}; add at "
                 "least one, or name given features under data.features"
             )
+        self._numbers = self._read_targets()
         self.rows = _list_rows(self.path, self.table)
-        labels = {row.cells["label"] for row in self.rows}
-        self.classes: tuple[str, ...] = tuple(sorted(x for x in labels if x and not LINE_BREAK.search(x)))
-        if not self.classes:
+        if not self._predicts_numbers:
+            labels = {row.cells.get("label", "") for row in self.rows}
+            self.classes = tuple(sorted(x for x in labels if x and not LINE_BREAK.search(x)))
+        if not self.classes and needs_truth and not self._predicts_numbers:
             raise DataError(f"{self.path} has no row with a label; add at least one recording")
+        if self._targets and needs_truth and all(row.problem for row in self._numbers):
+            first = f" (row {self.table.numbers[0]}: {self._numbers[0].problem})" if self._numbers else ""
+            raise DataError(f"{self.path} has no row with all of {', '.join(self._targets)}{first}; fill them in")
         self._channels: dict[tuple[str, ...], tuple[str, ...]] = {}  # by those that are wanted
+
+    def _read_targets(self) -> list[RowNumbers]:
+        """Read the numbers that are predicted, row by row; none where the table holds none."""
+        if taken := next((c for c in self._targets if c in TAKEN_COLUMNS), ""):
+            raise DataError(
+                f"data.targets.columns names {taken}, which means something else in {self.path}; name a column of "
+                "numbers"
+            )
+        columns = [c for c in self._targets if self._needs_truth or c in self.table.columns]
+        found = read_rows(self.table, columns, self.path, "data.targets.columns") if columns else []
+        if columns == list(self._targets):
+            return found
+        # Of recordings that are predicted some numbers may be known, and others not.
+        values = [dict(zip(columns, row.values, strict=True)) for row in found] or [{}] * len(self.table.numbers)
+        return [RowNumbers(tuple(row.get(c, UNKNOWN) for c in self._targets)) for row in values]
 
     def scan(self) -> Listing:
         """Rows that name a recording twice, or lack a value, are left out; a missing file costs that modality."""
@@ -80,7 +121,7 @@ class RecordingsTable(DatasetReader):
         for (subject, name), rows in rows_by_id.items():
             row, where = rows[0].cells, f"row {rows[0].number}"
             media: dict[str, str] = {}
-            if reason := _find_row_problem(rows):
+            if reason := self._find_row_problem(rows):
                 problems.append(Problem(subject, name, str(self.path), reason))
                 continue
             for m in (m for m in self.modalities if row[m]):
@@ -91,17 +132,51 @@ class RecordingsTable(DatasetReader):
                 reason = f"{where} has no file of {', '.join(self.modalities)}; left out"
                 problems.append(Problem(subject, name, str(self.path), reason))
                 continue
-            label, task = self.classes.index(row["label"]), (row.get("task") or "speaking").lower()
-            recording = Recording(subject, name, label, task, int(row.get("order") or rows[0].number - 1))
+            label, task = row.get("label", ""), (row.get("task") or "speaking").lower()
+            number = self.classes.index(label) if label in self.classes else UNKNOWN_LABEL
+            recording = Recording(subject, name, number, task, int(row.get("order") or rows[0].number - 1))
+            recording = replace(recording, targets=self._get_numbers(rows[0]).values)
             recordings.append(replace(recording, **media))
         recordings.sort(key=lambda r: (r.subject, r.order, r.recording))
         return Listing(tuple(recordings), tuple(problems), (*self.table.remarks, *self._describe_rows()))
 
+    def _find_row_problem(self, rows: Sequence["_Row"]) -> str:
+        """Say what is wrong with a row; empty where nothing is.
+
+        Args:
+            rows: All that name its recording, its own first.
+        """
+        row, where = rows[0].cells, f"row {rows[0].number}"
+        missing = [c for c in self._required if not row[c]]
+        if missing:
+            why = ": training needs it, eav predict does not" if missing == ["label"] else ""
+            stated = " and ".join(f"{rows[0].stated[c]} means empty" for c in missing if rows[0].stated[c])
+            return f"{where} has no {' and no '.join(missing)}{stated and f' ({stated})'}; fill it in{why}"
+        if invalid := next((c for c in NAME_COLUMNS if row[c] in (".", "..") or NOT_IN_NAMES.search(row[c])), None):
+            return (
+                f"{where}: {invalid} is {row[invalid]!r}; it names files, so it must not contain / or \\, nor be . or "
+                "..; rename it"
+            )
+        if "label" in self._required and LINE_BREAK.search(row["label"]):
+            return f"{where}: label is {row['label']!r}, with a line break in it; close its quote, or take it out"
+        if self._needs_truth and (problem := self._get_numbers(rows[0]).problem):
+            return f"{where}: {problem}; correct it, or leave the recording out"
+        if len(rows) > 1:
+            numbers = ", ".join(str(r.number) for r in rows)
+            return f"rows {numbers} name the same recording; keep one, or rename the others"
+        order = row.get("order") or "0"
+        if not order.isdecimal() or len(order) > 9:
+            return f"{where}: order is {order!r}; it must be a whole number from 0"
+        return ""
+
+    def _get_numbers(self, row: "_Row") -> RowNumbers:
+        return self._numbers[row.position] if self._numbers else RowNumbers(())
+
     def _describe_rows(self) -> Iterator[str]:
         """What in the rows may not be meant as it stands, a line each."""
-        for column in ("subject", "label"):
+        for column in ("subject",) if self._predicts_numbers else ("subject", "label"):
             by_form: dict[str, list[str]] = {}
-            for name in filter(None, dict.fromkeys(row.cells[column] for row in self.rows)):
+            for name in filter(None, dict.fromkeys(row.cells.get(column, "") for row in self.rows)):
                 by_form.setdefault(name.casefold().lstrip("0") or "0", []).append(name)
             for alike in by_form.values():
                 if len(alike) > 1:
@@ -111,7 +186,9 @@ class RecordingsTable(DatasetReader):
         if 0 < len(orderless) < len(self.rows) and "order" in self.table.columns:
             rows = ", ".join(map(str, orderless[:5]))
             yield f"{self.path}: rows without order ({len(orderless)}: {rows}) take their position in the table for it"
-        known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
+        yield from describe_decimal_commas(self.table, self._targets, self.path)
+        label = () if self._predicts_numbers else ("label",)
+        known = (*NAME_COLUMNS, *label, *OPTIONAL_COLUMNS, *self._targets)
         if unused := [name for name in self.table.columns if name not in known]:
             yield f"{self.path}: columns that are not used: {', '.join(unused)}; used are {', '.join(known)}"
 
@@ -166,19 +243,20 @@ class RecordingsTable(DatasetReader):
 
 @dataclass(frozen=True)
 class _Row:
+    position: int  # among those that can be read
     number: int  # from 1, below the header
     cells: dict[str, str]  # of the known columns; "" where there is nothing
     stated: dict[str, str]  # as they stand
 
 
-def _read_known_columns(path: Path) -> Table:
+def _read_known_columns(path: Path, targets: Sequence[str]) -> Table:
     """Read the table; raises DataError where a column is called nearly as one that is known."""
     known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
     if not path.is_file():
         raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED_COLUMNS)}")
-    table = read_tabular_file(path, known)
+    table = read_tabular_file(path, {*known, *targets})
     for name in table.columns:
-        if name not in known and name.lower() in known:
+        if name not in (*known, *targets) and name.lower() in known:
             raise DataError(f"{path} has a column {name}; names of columns are lower case: rename it {name.lower()}")
     return table
 
@@ -192,38 +270,11 @@ def _list_rows(path: Path, table: Table) -> list[_Row]:
             except ValueError as error:
                 raise DataError(f"{path}: column {name} cannot be read ({error}); write text or numbers") from None
     rows = []
-    for number, cells in zip(table.numbers, zip(*columns.values(), strict=True), strict=True):
+    for position, cells in enumerate(zip(*columns.values(), strict=True)):
         stated = dict(zip(columns, cells, strict=True))
-        rows.append(_Row(number, {c: "" if cell in EMPTY_CELLS else cell for c, cell in stated.items()}, stated))
+        known = {c: "" if cell in EMPTY_CELLS else cell for c, cell in stated.items()}
+        rows.append(_Row(position, table.numbers[position], known, stated))
     return rows
-
-
-def _find_row_problem(rows: Sequence[_Row]) -> str:
-    """Say what is wrong with a row; empty where nothing is.
-
-    Args:
-        rows: All that name its recording, its own first.
-    """
-    row, where = rows[0].cells, f"row {rows[0].number}"
-    missing = [c for c in REQUIRED_COLUMNS if not row[c]]
-    if missing:
-        why = ": training needs it; for prediction alone any text will do" if missing == ["label"] else ""
-        stated = " and ".join(f"{rows[0].stated[c]} means empty" for c in missing if rows[0].stated[c])
-        return f"{where} has no {' and no '.join(missing)}{stated and f' ({stated})'}; fill it in{why}"
-    if invalid := next((c for c in NAME_COLUMNS if row[c] in (".", "..") or NOT_IN_NAMES.search(row[c])), None):
-        return (
-            f"{where}: {invalid} is {row[invalid]!r}; it names files, so it must not contain / or \\, nor be . or ..; "
-            "rename it"
-        )
-    if LINE_BREAK.search(row["label"]):
-        return f"{where}: label is {row['label']!r}, with a line break in it; close the quote before it, or take it out"
-    if len(rows) > 1:
-        numbers = ", ".join(str(r.number) for r in rows)
-        return f"rows {numbers} name the same recording; keep one, or rename the others"
-    order = row.get("order") or "0"
-    if not order.isdecimal() or len(order) > 9:
-        return f"{where}: order is {order!r}; it must be a whole number from 0"
-    return ""
 
 
 def _read_first_channels(paths: Iterable[str], wanted: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from eav_ray.config.kinds import (
     list_subclasses,
 )
 from eav_ray.data.datasets.features import attach_features
+from eav_ray.data.datasets.targets import attach_targets, check_targets_are_no_inputs, check_targets_vary
 from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem
 from eav_ray.errors import ConfigError, suggest_nearest
@@ -33,9 +34,11 @@ def find_reader(name: str) -> type[DatasetReader]:
     return index_kinds(list_subclasses(DatasetReader), "name")[name]
 
 
-def open_reader(data: DataConfig) -> DatasetReader:
+def open_reader(data: DataConfig, *, needs_truth: bool = True) -> DatasetReader:
     """The reader that `data.dataset` names.
 
+    Args:
+        needs_truth: Whether labels or numbers must be known; they need not be of recordings that are predicted.
     Raises:
         ConfigError: `data.root` is empty.
         DataError: `data.root` is not such a data set.
@@ -44,11 +47,17 @@ def open_reader(data: DataConfig) -> DatasetReader:
         raise ConfigError(
             f"data.root is empty; set data.root=... to the folder (recordings_table: the file) of {data.dataset}"
         )
-    return find_reader(data.dataset).open(data)
+    reader = find_reader(data.dataset)
+    return reader.open(data) if needs_truth else reader.open_unlabelled(data)
+
+
+def list_classes(data: DataConfig, reader: DatasetReader) -> tuple[str, ...]:
+    """List the classes that are told apart; none where numbers are predicted."""
+    return () if data.predicts_numbers else reader.classes
 
 
 def scan_dataset(
-    data: DataConfig, features: Mapping[str, FeaturePreprocessing] | None = None
+    data: DataConfig, features: Mapping[str, FeaturePreprocessing] | None = None, *, needs_truth: bool = True
 ) -> tuple[DatasetReader, Listing]:
     """Open and list, keeping `data.subjects`, and of their recordings those with any of `data.modalities`.
 
@@ -56,18 +65,22 @@ def scan_dataset(
 
     Args:
         features: The modalities of given features, by name (`preprocessing.features`).
+        needs_truth: As of `open_reader`; without it all recordings count, whatever is known of them.
 
     Raises:
         ConfigError: As `open_reader`; a modality is asked for that the set does not offer; or `data.subjects` names
             someone whom it does not have.
-        DataError: As `open_reader`.
+        DataError: As `open_reader`; or numbers that are predicted are not there, are inputs too, or never differ.
     """
-    reader = open_reader(data)
+    reader = open_reader(data, needs_truth=needs_truth)
     _check_modalities(data, reader, features or {})
+    if needs_truth:
+        check_targets_are_no_inputs(data, features or {})
     listing = attach_features(reader.scan(), data, features or {}, reader.find_signal_marks)
+    listing = attach_targets(listing, data, reader, needs_truth=needs_truth)
     subjects = {r.subject for r in listing.recordings} | {p.subject for p in listing.problems}
     if not subjects.issuperset(data.subjects):
-        _, full_listing = scan_dataset(replace(data, subjects=()), features)
+        _, full_listing = scan_dataset(replace(data, subjects=()), features, needs_truth=needs_truth)
         _check_subjects(data.subjects, [r.subject for r in full_listing.recordings])
     # Only listening is ever unwanted: other sets have tasks of their own, which data.tasks does not name.
     excluded_tasks = {LISTENING} - set(data.tasks)
@@ -82,6 +95,8 @@ def scan_dataset(
         elif r.task != LISTENING:  # a listening recording has no audio, which is no defect
             reason = f"has none of {', '.join(data.modalities)}; left out"
             problems.append(Problem(r.subject, r.recording, "", reason))
+    if needs_truth:
+        check_targets_vary(recordings, data)
     return reader, Listing(tuple(recordings), tuple(problems), listing.remarks)
 
 

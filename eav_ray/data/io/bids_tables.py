@@ -1,12 +1,13 @@
 """Read the tables of a BIDS data set: people, sessions, scans, events and channels."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from eav_ray.data.io.bids_layout import Run, find_sidecar
+from eav_ray.data.io.numbers import RowNumbers, check_decimal_marks, describe_decimal_commas, parse_row
 from eav_ray.data.io.tables import EMPTY_CELLS, Table, read_tabular_file
 from eav_ray.data.recordings import Span
 from eav_ray.errors import DataError, suggest_nearest
@@ -56,6 +57,8 @@ class BIDSTables:
         self.root = root
         self._tables: dict[Path, Table | DataError] = {}
         self._rows: dict[Path, dict[str, dict[str, str]]] = {}
+        self._checked_columns: set[tuple[Path, str]] = set()  # of numbers
+        self.remarks: dict[str, None] = {}  # how numbers were understood, a line each
 
     def read(self, path: Path, *names: str) -> Table:
         """Read a table once; raises DataError where it cannot be, or has none of the columns."""
@@ -122,25 +125,47 @@ class BIDSTables:
 
     def read_run_label(self, run: Run, label: str) -> str:
         """Read the label of a whole run; raises DataError where there is none."""
-        table, _, column = label.partition(".")
+        cell, path, where = self._read_run_cell(run, label)
+        if not cell:
+            raise DataError(f"{path}: {where} has no {label.partition('.')[2]}; fill it in")
+        return cell
+
+    def read_run_number(self, run: Run, column: str) -> float:
+        """Read a number of a whole run, such as `participants.score`; raises DataError where there is none."""
+        cell, path, where = self._read_run_cell(run, column)
+        row = self.parse_numbers(path, (column.partition(".")[2],), {column.partition(".")[2]: cell})
+        if row.problem:
+            raise DataError(f"{path}: {where}: {row.problem}; correct it, or leave its recordings out")
+        return row.values[0]
+
+    def parse_numbers(self, path: Path, columns: Sequence[str], cells: Mapping[str, str]) -> RowNumbers:
+        """Parse the numbers in a row of a table; raises DataError where a column has two kinds of decimal marks."""
+        table = self.read(path, *columns)
+        for column in columns:
+            if (path, column) not in self._checked_columns:
+                check_decimal_marks(table, column, path)
+                self._checked_columns.add((path, column))
+                self.remarks |= dict.fromkeys(describe_decimal_commas(table, (column,), path))
+        return parse_row([cells[column] for column in columns], columns, decimal_comma=table.decimal_comma)
+
+    def _read_run_cell(self, run: Run, column: str) -> tuple[str, Path, str]:
+        """Read a cell that is of a whole run, where it is, and whose row; raises DataError where there is no row."""
+        table, _, name = column.partition(".")
         if table == "scans":
-            row, path = self.read_scan(run, column)
-            where = run.name
-        else:
-            is_person = table == "participants"
-            path = (
-                self.root / "participants.tsv" if is_person else self.root / run.subject / f"{run.subject}_sessions.tsv"
-            )
-            where, key = (run.subject, "participant_id") if is_person else (f"ses-{run.session}", "session_id")
-            if not path.is_file():
-                raise DataError(f"{path} is missing, so {run.subject} has no {label}; add it")
-            rows = self._read_rows(path, key, column)
-            row = rows.get(where) or rows.get(where.split("-", 1)[1])
-            if row is None:
-                raise DataError(f"{path} has no row for {where} that can be used; add one, or correct its cells")
-        if not row[column]:
-            raise DataError(f"{path}: {where} has no {column}; fill it in")
-        return row[column]
+            row, path = self.read_scan(run, name)
+            return row[name], path, run.name
+        is_of_subject = table == "participants"
+        path = (
+            self.root / "participants.tsv" if is_of_subject else self.root / run.subject / f"{run.subject}_sessions.tsv"
+        )
+        where, key = (run.subject, "participant_id") if is_of_subject else (f"ses-{run.session}", "session_id")
+        if not path.is_file():
+            raise DataError(f"{path} is missing, so {run.subject} has no {column}; add it")
+        rows = self._read_rows(path, key, name)
+        row = rows.get(where) or rows.get(where.split("-", 1)[1])
+        if row is None:
+            raise DataError(f"{path} has no row for {where} that can be used; add one, or correct its cells")
+        return row[name], path, where
 
     def read_events(self, source: Path) -> tuple[list[Event], list[str]]:
         """Read the events beside a file, by onset, and what is wrong with others; none where there is no table."""

@@ -3,7 +3,6 @@
 Nothing that is read here can run code: CSV, Parquet without types of other libraries, npy without objects, safetensors.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from safetensors import SafetensorError
 
 from eav_ray.config import FeaturePreprocessing
 from eav_ray.data.io import parquet
+from eav_ray.data.io.numbers import check_decimal_marks
+from eav_ray.data.io.row_keys import SUBJECT_NAME, RowKeys, read_row_keys
 from eav_ray.data.io.tables import EMPTY_CELLS, Table, read_tabular_file
 from eav_ray.errors import DataError, describe_error, suggest_nearest
 
 PARQUET_SUFFIXES, ARRAY_SUFFIXES = (".parquet", ".pq"), (".npy", ".safetensors")
-SUBJECT_NAME = "subject"  # the column of a table that says whose recording a row is of
 FILE_SUFFIXES = (*ARRAY_SUFFIXES, *PARQUET_SUFFIXES)  # of a file of one recording
 TIME_NAME, VALUES_NAME = "time_s", "values"  # a column or tensor with times, and the tensor with features
 READ_ERRORS = (*parquet.ARROW_READ_ERRORS, SafetensorError)
@@ -28,10 +28,8 @@ READ_ERRORS = (*parquet.ARROW_READ_ERRORS, SafetensorError)
 class FeatureTable:
     """A table with one row a recording."""
 
-    keys: tuple[str, ...]  # what each row names
-    subjects: tuple[str, ...]  # whose recording; none where there is no such column
+    rows: RowKeys  # what each row names
     values: np.ndarray  # (rows, features) float32, NaN where a cell is empty
-    numbers: Sequence[int]  # of the rows, from 1 below the header
     problems: tuple[str, ...] = ()  # rows that were left out, and why
     remarks: tuple[str, ...] = ()  # as of `tables.Table`
 
@@ -46,24 +44,12 @@ def read_feature_table(path: Path, key: str, name: str, section: FeaturePreproce
         DataError: No such table or column, a cell that is no number, or another number of features.
     """
     table = read_tabular_file(path, {key, SUBJECT_NAME, *section.columns})
-    if key not in table.columns:
-        available = ", ".join(list(table.columns)[:8])
-        raise DataError(
-            f"{path} has no column {key}; it begins with {available}; set data.features.{name}.key to the column that "
-            "names recordings"
-        )
+    rows = read_row_keys(table, path, key, f"data.features.{name}")
     if not section.columns:
         found = ", ".join(n for n in table.columns if n not in (key, SUBJECT_NAME))
         raise DataError(f"{path} is a table; choose its columns: preprocessing.features.{name}.columns=[{found}]")
-    try:
-        keys = tuple(table.read_names(key))
-        subjects = tuple(table.read_names(SUBJECT_NAME)) if SUBJECT_NAME in table.columns else ()
-    except ValueError as error:
-        raise DataError(f"{path}: the columns that name recordings cannot be read ({describe_error(error)})") from None
     problems = tuple(reason for _, reason in table.problems)
-    return FeatureTable(
-        keys, subjects, _stack_columns(table, path, name, section), table.numbers, problems, table.remarks
-    )
+    return FeatureTable(rows, _stack_columns(table, path, name, section), problems, table.remarks)
 
 
 def read_feature_file(
@@ -135,7 +121,7 @@ def _stack_columns(table: Table, path: Path, name: str, section: FeaturePreproce
                 f"{suggest_nearest(column, table.columns)}"
             )
         cells = table.columns[column]
-        _check_decimal_points(table, column, path)
+        check_decimal_marks(table, column, path)
         try:
             rows = [_parse_cell(cell, table.decimal_comma) for cell in cells]
             parts.append(np.array(rows, np.float32).reshape(len(cells), -1))
@@ -151,18 +137,6 @@ def _stack_columns(table: Table, path: Path, name: str, section: FeaturePreproce
             f"{section.n_features}; correct width"
         )
     return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
-
-
-def _check_decimal_points(table: Table, column: str, path: Path) -> None:
-    """Raise DataError where both `.` and `,` are in the numbers of a column: one of them parts thousands then."""
-    if not table.decimal_comma:
-        return
-    texts = [cell for cell in table.columns[column] if isinstance(cell, str)]
-    point, comma = (next((t for t in texts if mark in t), "") for mark in ".,")
-    if point and comma:
-        raise DataError(
-            f"{path}: column {column} has numbers with a point ({point}) and with a comma ({comma}); use one"
-        )
 
 
 def _parse_cell(cell: Any, decimal_comma: bool) -> Any:

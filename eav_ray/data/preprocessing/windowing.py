@@ -161,7 +161,8 @@ def cut_signals(
     covered. Where it is not present its array is zero.
 
     Returns:
-        Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
+        Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`, and `target_<k>` where
+        numbers are predicted; for each modality
         `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns that its `Modality` measures,
             and its array:
         `eeg` float32 (channels, eeg.hz * window_s) in microvolts, `audio` float32 (audio.hz * window_s,),
@@ -171,6 +172,8 @@ def cut_signals(
     arrays, durations_s = recording_signals.arrays, recording_signals.durations_s
     problems = recording_signals.problems
     quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label, **recording_signals.quality}
+    if recording.targets:
+        quality["targets"] = list(recording.targets)
     quality |= {f"{m}_seconds": s for m, s in durations_s.items()}
     if not arrays or (problems and preprocessing.on_bad != "partial"):
         return WindowedRecording([], problems, quality)
@@ -179,6 +182,7 @@ def cut_signals(
     rows: list[dict[str, Any]] = []
     for w in range(n_windows):
         row: dict[str, Any] = {name: getattr(recording, name) for name in RECORDING_FIELDS} | {"window": w}
+        row |= recording.list_target_columns()
         for m in window_format.modalities:
             start_s = float(w * window_s)
             end_s = min(durations_s.get(m, 0.0), start_s + window_s)

@@ -1,6 +1,7 @@
 """Open the shards of an experiment as one data set: store, index and windows."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -89,8 +90,23 @@ def _check_preprocessed(experiment: Experiment, store: Store, name: str) -> None
     others = [n for n in store.list_files(INDEXES_FOLDER) if n.endswith(f"/{INDEX_FILE}")]
     if name in others or not others:
         return
-    roots = [str(store.read_json(n).get("data", {}).get("root", "?")) for n in others[:MAX_SHOWN_ROOTS]]
+    stored = [store.read_json(n).get("data", {}) for n in others]
+    wanted = json.loads(json.dumps(asdict(experiment.data.targets)))
+    same_root = [data.get("targets", {}) for data in stored if data.get("root") == experiment.data.root]
+    if same_root and wanted not in same_root:
+        raise DataError(
+            f"the shards in {store} of data.root={experiment.data.root} hold {_describe_truth(same_root[0])}, not "
+            f"{_describe_truth(wanted)}; run `eav preprocess` with the same experiment first"
+        )
+    roots = [str(data.get("root", "?")) for data in stored[:MAX_SHOWN_ROOTS]]
     raise DataError(
         f"no shards in {store} of data.root={experiment.data.root}, but of {', '.join(roots)}; run `eav preprocess` "
         "with the same experiment first: what is equal, wherever it lies, is not made again"
     )
+
+
+def _describe_truth(targets: dict[str, Any]) -> str:
+    """Describe what is predicted by the section `data.targets` of an experiment."""
+    if not targets.get("columns"):
+        return "classes"
+    return f"data.targets.columns=[{', '.join(targets['columns'])}] of {targets.get('path') or 'its own tables'}"

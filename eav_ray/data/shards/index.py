@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from eav_ray.data.recordings import name_target_columns
 from eav_ray.data.shards.schema import check_column_types
 from eav_ray.data.shards.tables import decode_parquet
 from eav_ray.errors import DataError
@@ -39,6 +40,11 @@ class ShardIndex:
     def n_outputs(self) -> int:
         """How many numbers a model gives out: one a class, or one a target."""
         return len(self.targets) or len(self.classes)
+
+    @property
+    def target_columns(self) -> list[str]:
+        """Columns of the shards that hold the numbers that are predicted, in the order of `targets`."""
+        return name_target_columns(len(self.targets))
 
     @property
     def fingerprint(self) -> tuple[str, ...]:

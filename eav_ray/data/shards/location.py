@@ -34,4 +34,5 @@ def name_index_folder(experiment: Experiment) -> str:
     # Of given features those that are used: the rows of another table are other windows.
     features = {m: asdict(file) for m, file in data.features.items() if m in data.modalities}
     columns = [asdict(data.bids)] if data.dataset == "bids" else []  # other labels are another data set
+    columns += [asdict(data.targets)] if data.predicts_numbers else []
     return f"{INDEXES_FOLDER}/{digest(data.root, features, *columns, length=10)}"

@@ -11,14 +11,22 @@ import pyarrow as pa
 from eav_ray.config import MODALITIES, Preprocessing
 from eav_ray.data.io import jpeg
 from eav_ray.data.modalities.registry import get_modality
+from eav_ray.data.recordings import TARGET_PREFIX, name_target_columns
 from eav_ray.errors import DataError
 
 ID_COLUMNS = ("subject", "recording", "window", "label", "task", "order")
 ID_FIELDS = tuple(pa.field(c, pa.int32() if c in ("window", "label", "order") else pa.string()) for c in ID_COLUMNS)
 
 
-def make_schema(preprocessing: Preprocessing, eeg_channels: int, modalities: Sequence[str]) -> pa.Schema:
-    columns = list(ID_FIELDS)
+def make_schema(
+    preprocessing: Preprocessing, eeg_channels: int, modalities: Sequence[str], n_targets: int = 0
+) -> pa.Schema:
+    """Make the schema of a shard.
+
+    Args:
+        n_targets: Numbers that are predicted in place of a class.
+    """
+    columns = [*ID_FIELDS, *(pa.field(name, pa.float64()) for name in name_target_columns(n_targets))]
     for m in map(get_modality, sorted(modalities)):
         columns += [
             m.make_field(preprocessing, eeg_channels),
@@ -38,5 +46,8 @@ def check_column_types(schema: pa.Schema, file: str) -> None:
         is_bad_signal = field.name in modalities and not (
             isinstance(field.type, pa.FixedShapeTensorType) or jpeg.read_jpeg_window_shape(field) is not None
         )
+        is_target = field.name.startswith(TARGET_PREFIX) and field.name.removeprefix(TARGET_PREFIX).isdecimal()
+        if is_target:
+            expected_types[field.name] = pa.float64()
         if is_bad_signal or field.type != expected_types.get(field.name, field.type):
             raise DataError(f"shard {file} holds {field.name} as {field.type}, which no shard does; preprocess again")

@@ -26,8 +26,8 @@ from eav_ray.storage import NodeCache, Store
 class WindowCache:
     """All windows of an index, by number: row i is always the same window, on every node and for any world size.
 
-    `ids` is a table with one row a window: subject, recording, window, label, task, order, has_<modality>, `id`, which
-    is "subject/recording", and `permutation_index` and
+    `ids` is a table with one row a window: subject, recording, window, label, task, order, target_<k> of numbers that
+    are predicted, has_<modality>, `id`, which is "subject/recording", and `permutation_index` and
     `permutation_labels` (`splits.add_permutation_groups`), which count all that is stored. `node_cache` is where the
     files lie.
     """
@@ -58,7 +58,7 @@ class WindowCache:
             self._tables.append(self.node_cache.open(_format_name(shard), make, _open_table))
             _check_schema(self._tables[-1].schema, self._tables[0].schema, index, shard.file)
         self._starts = np.cumsum([0, *(t.num_rows for t in self._tables)])
-        columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
+        columns = [*ID_COLUMNS, *index.target_columns, *(f"has_{m}" for m in index.modalities)]
         ids = pd.concat([t.select(columns).to_pandas() for t in self._tables], ignore_index=True)
         ids = add_permutation_groups(ids.assign(id=ids["subject"] + "/" + ids["recording"]))
         is_allowed = ids["id"].isin(ids["id"] if allowed_recordings is None else allowed_recordings).to_numpy()
@@ -165,7 +165,8 @@ def _open_table(path: Path) -> pa.Table:
 
 def _check_schema(schema: pa.Schema, first: pa.Schema, index: ShardIndex, file: str) -> None:
     check_column_types(schema, file)
-    for column in (*ID_COLUMNS, *index.modalities, *(f"has_{m}" for m in index.modalities)):
+    has_columns = (f"has_{m}" for m in index.modalities)
+    for column in (*ID_COLUMNS, *index.target_columns, *index.modalities, *has_columns):
         if column not in schema.names:
             raise DataError(f"shard {file} has no column {column}; preprocess again")
         if schema.field(column).type != first.field(column).type:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from eav_ray.config import Experiment, ModalityName, Preprocessing, get_modality_info
 from eav_ray.data.modalities.registry import make_empty_window
 from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
-from eav_ray.data.recordings import Recording
+from eav_ray.data.recordings import Recording, list_target_columns
 from eav_ray.data.shards.index import ShardFile, read_shard
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.evaluation.predictor import ID_COLUMNS
@@ -33,7 +33,9 @@ def read_shard_windows(
         channel_order: The index in the shard of each of them.
     """
     table = read_shard(shards, files[row["shard"]])
-    columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ID_COLUMNS}
+    columns: dict[str, Any] = {
+        c: table.column(c).to_pylist() for c in (*ID_COLUMNS, *list_target_columns(table.column_names))
+    }
     for m in modalities:
         if m not in experiment.data.modalities:
             empty = encode_window(
@@ -80,7 +82,8 @@ def make_rows(
     shapes: DataShapes,
 ) -> list[dict[str, Any]]:
     """Make a row of each window to be predicted, and of each file that cannot be used one that says why."""
-    names = [*ID_COLUMNS, *modalities, *(f"has_{m}" for m in modalities)]
+    targets = recording.list_target_columns()
+    names = [*ID_COLUMNS, *targets, *modalities, *(f"has_{m}" for m in modalities)]
     stored = [encode_window(window, preprocessing) for window in windowed.windows]
     rows = [{name: window[name] for name in names} | {"reason": ""} for window in stored]
     # What has nothing to predict from is a row too: it is waited for, and told, and not left out in silence.
@@ -88,5 +91,5 @@ def make_rows(
         empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording, "window": 0}
         for m in modalities:
             empty |= {m: make_empty_window(m, preprocessing, shapes.eeg_channels), f"has_{m}": False}
-        rows.append(encode_window(empty, preprocessing) | {"label": recording.label, "reason": reason})
+        rows.append(encode_window(empty, preprocessing) | {"label": recording.label, "reason": reason} | targets)
     return rows

@@ -1,5 +1,6 @@
 """A checkpoint at work: on the test rows of its split, once, or through Ray Data on recordings that it never saw."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from eav_ray.config import MODALITIES, Experiment, ModalityName, RuntimeConfig
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
+from eav_ray.data.recordings import UNKNOWN_LABEL, Listing
 from eav_ray.data.shards.dataset import open_shards
 from eav_ray.distributed import cluster
 from eav_ray.distributed.connection import connect_experiment
@@ -28,7 +30,7 @@ from eav_ray.pipelines.inference.inference_windows import cut_raw_windows, read_
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.training.checkpoint import OpenedCheckpoint
-from eav_ray.training.metrics import is_averaged_column
+from eav_ray.training.metrics import holds_numbers, is_averaged_column
 from eav_ray.training.subject_statistics import FeatureSums, SubjectMoments, select_accessible_recordings
 
 BATCH_SIZE = 32
@@ -45,15 +47,19 @@ def predict_recordings(
 ) -> list[str]:
     """Predictions for raw recordings, with the preprocessing that the checkpoint was trained with.
 
+    Labels, and the numbers that are predicted, need not be known.
+
     Args:
         experiment: The checkpoint's own, with `data` changed to where the new recordings are.
         on_predictions: Is given the predictions, one row a window (`predictions.build_predictions`, with labels by
-            name), part after part, in the order of the recordings.
+            name, empty where they are not known), part after part, in the order of the recordings.
     Returns:
         A line for each recording that could not be read.
     """
     modalities = _require_known_modalities(experiment, checkpoint)
-    dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
+    dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features, needs_truth=False)
+    for line in (*listing.remarks, _describe_unknown(experiment, listing)):
+        print_note(line)
     if "eeg" in experiment.data.modalities:
         _, note = match_dataset_channels(
             experiment, checkpoint, registry.list_eeg_channels(dataset, listing, experiment.preprocessing.eeg.channels)
@@ -87,7 +93,9 @@ def predict_recordings(
             shapes=checkpoint.state.shapes,
         )
         rows = map_with_retries(
-            eeg_stage.prepare_eeg_units(experiment.data, preprocessing, units, channels=channels).flat_map,
+            eeg_stage.prepare_eeg_units(
+                experiment.data, preprocessing, units, channels=channels, needs_truth=False
+            ).flat_map,
             cut_windows,
             num_cpus=1,
         )
@@ -143,6 +151,20 @@ def predict_shards(
             bar,
             count_windows=True,
         )
+
+
+def _describe_unknown(experiment: Experiment, listing: Listing) -> str:
+    """Write a line on recordings of which nobody says what they are; empty where there is none."""
+    data = experiment.data
+    n_unknown = sum(r.label == UNKNOWN_LABEL for r in listing.recordings)
+    what, how = "label", "empty"
+    if data.predicts_numbers:
+        n_unknown = sum(any(map(math.isnan, r.targets)) for r in listing.recordings)
+        what, how = ", ".join(data.targets.names), "NaN"
+    if not n_unknown:
+        return ""
+    n_recordings = len(listing.recordings)
+    return f"{data.root}: {what} of {n_unknown} of {n_recordings} recordings is not known, and {how} in the table"
 
 
 def print_note(note: str) -> None:
@@ -274,8 +296,9 @@ def _deliver_predictions(
             # A part in which something could not be read has a column of objects of its numbers.
             numbers = [c for c in good.columns if is_averaged_column(c)]
             good[numbers] = good[numbers].astype(float)
-            # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
-            good["label"] = np.array(classes)[good["label"].astype(int)]
+            if not holds_numbers(good):
+                # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
+                good["label"] = np.array([*classes, ""], object)[good["label"].astype(int)]  # UNKNOWN_LABEL is the last
             good["window"] = good["window"].astype(int)
             on_predictions(good)
             n_delivered += len(good)

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from eav_ray.config import MODALITIES, Experiment, order_modalities
 from eav_ray.data.datasets import registry
 from eav_ray.data.io.stated_durations import describe_long_clips, read_some_durations_s
@@ -12,6 +14,9 @@ from eav_ray.data.recordings import Problem, Recording
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess.duplicates import find_duplicate_files, format_duplicates
 from eav_ray.pipelines.preprocess.near_duplicates import find_near_duplicates, format_near_duplicates
+from eav_ray.reporting.html import Table
+from eav_ray.reporting.tables import format_table
+from eav_ray.reporting.target_tables import build_target_table
 
 SHALLOW = (
     "only decoding shows what is damaged, lost or silent (`eav preprocess`), and what is the same but encoded anew, "
@@ -27,6 +32,7 @@ class DatasetCheck:
     modalities: tuple[str, ...]  # recorded ones, and given features that the experiment uses
     notes: tuple[str, ...] = ()  # lines on recordings that are used, and that somebody should look at
     remarks: tuple[str, ...] = ()  # how tables were understood, and what is odd but used, a line each
+    targets: tuple[str, ...] = ()  # names of the numbers that are predicted in place of classes
 
 
 def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck:
@@ -44,14 +50,15 @@ def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck
         remarks, problems = (*remarks, *(f"eeg: {remark}" for remark in said)), (*problems, *unusable)
     problems = (*problems, *_find_signal_problems(experiment, listing.recordings))
     duplicates = find_duplicate_files(listing.recordings, experiment.data.modalities)
-    notes = format_duplicates(duplicates, dataset.classes)
+    classes, targets = registry.list_classes(experiment.data, dataset), experiment.data.targets.names
+    notes = format_duplicates(duplicates, classes, targets)
     if deep:
         found = find_near_duplicates(experiment, dataset, listing, duplicates)
-        notes += format_near_duplicates(found, listing.recordings, dataset.classes)
+        notes += format_near_duplicates(found, listing.recordings, classes, targets)
         problems += found.problems
     else:
         notes.append(SHALLOW)
-    return DatasetCheck(dataset.classes, listing.recordings, problems, tuple(modalities), tuple(notes), remarks)
+    return DatasetCheck(classes, listing.recordings, problems, tuple(modalities), tuple(notes), remarks, targets)
 
 
 def _find_signal_problems(experiment: Experiment, recordings: Sequence[Recording]) -> Iterator[Problem]:
@@ -77,10 +84,33 @@ def _list_long_clips(recordings: Sequence[Recording]) -> tuple[str, ...]:
 
 
 def format_dataset_check(result: DatasetCheck) -> str:
-    """A line a subject: recordings per class and modality; then a line a problem and a remark."""
+    """A line a subject: recordings per class and modality; then a line a problem and a remark.
+
+    Where numbers are predicted, mean, SD, minimum and maximum of each stand in place of the counts per class.
+    """
     by_subject: dict[str, list[Recording]] = {}
     for recording in result.recordings:
         by_subject.setdefault(recording.subject, []).append(recording)
+    lines = _format_numbers(result, by_subject) if result.targets else _format_classes(result, by_subject)
+    lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
+    remarks = [f"  {remark}" for remark in result.remarks]
+    return "\n".join([*lines, *format_problems(result.problems), *remarks, *result.notes])
+
+
+def _format_numbers(result: DatasetCheck, by_subject: dict[str, list[Recording]]) -> list[str]:
+    if not by_subject:
+        return []
+    table = build_target_table(
+        result.targets, {subject: np.array([r.targets for r in own]) for subject, own in by_subject.items()}
+    )
+    rows = []
+    for row in table.rows:
+        own = by_subject.get(row[0], result.recordings) if len(rows) < len(by_subject) else result.recordings
+        rows.append([*row, *(str(sum(r.get_source(m) is not None for r in own)) for m in result.modalities)])
+    return format_table(Table([*table.head, *result.modalities], rows)).splitlines()
+
+
+def _format_classes(result: DatasetCheck, by_subject: dict[str, list[Recording]]) -> list[str]:
     header = f"{'subject':14}{'recordings':>11}" + "".join(f"{c[:10]:>11}" for c in result.classes)
     lines = [header + "".join(f"{m[:12]:>{max(7, len(m[:12]) + 1)}}" for m in result.modalities)]
     for subject, recordings in by_subject.items():
@@ -91,9 +121,7 @@ def format_dataset_check(result: DatasetCheck) -> str:
             for m in result.modalities
         )
         lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
-    lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
-    remarks = [f"  {remark}" for remark in result.remarks]
-    return "\n".join([*lines, *format_problems(result.problems), *remarks, *result.notes])
+    return lines
 
 
 def format_problems(problems: tuple[Problem, ...]) -> list[str]:

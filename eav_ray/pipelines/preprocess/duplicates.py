@@ -23,7 +23,7 @@ from eav_ray.data.shards.content import (
 HEAD_BYTES = 2**16  # by which files of equal size are told apart before they are read as a whole
 MAX_SHOWN = 8  # recordings in a line
 # What a row says beside its signal. Any other fact of a recording, such as its place in a file, makes another signal.
-ROW_FIELDS = {"subject", "recording", "label", "task", "order", "features", "spans_s", *MODALITIES}
+ROW_FIELDS = {"subject", "recording", "label", "targets", "task", "order", "features", "spans_s", *MODALITIES}
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,26 @@ def find_duplicate_files(recordings: Sequence[Recording], modalities: Sequence[s
     return find_duplicates(recordings, contents)
 
 
-def format_duplicates(duplicates: Sequence[Duplicate], classes: Sequence[str]) -> list[str]:
-    """Write a line for each: which rows, what they share, in what they differ, and the way out."""
-    return [_format_duplicate(one, classes) for one in duplicates]
+def format_duplicates(
+    duplicates: Sequence[Duplicate], classes: Sequence[str], targets: Sequence[str] = ()
+) -> list[str]:
+    """Write a line for each: which rows, what they share, in what they differ, and the way out.
+
+    Args:
+        targets: Names of the numbers that are predicted in place of classes.
+    """
+    return [_format_duplicate(one, classes, targets) for one in duplicates]
 
 
-def _format_duplicate(found: Duplicate, classes: Sequence[str]) -> str:
+def describe_recording(recording: Recording, classes: Sequence[str], targets: Sequence[str] = ()) -> str:
+    """Name a recording, with its class or its numbers."""
+    numbers = (f"{name} {value:g}" for name, value in zip(targets, recording.targets, strict=False))
+    return f"{recording.id} ({', '.join(numbers) if targets else classes[recording.label]})"
+
+
+def _format_duplicate(found: Duplicate, classes: Sequence[str], targets: Sequence[str]) -> str:
     rows = found.recordings
-    names = ", ".join(f"{r.id} ({classes[r.label]})" for r in rows[:MAX_SHOWN])
+    names = ", ".join(describe_recording(r, classes, targets) for r in rows[:MAX_SHOWN])
     more = f" and {len(rows) - MAX_SHOWN} more" if len(rows) > MAX_SHOWN else ""
     files = ", ".join(Path(path).name for path in found.files[:MAX_SHOWN])
     shared = f"one file, {files}" if len(found.files) == 1 else f"files of equal bytes, {files}"
@@ -109,11 +121,12 @@ def _format_duplicate(found: Duplicate, classes: Sequence[str]) -> str:
 
 def describe_rows(rows: Sequence[Recording]) -> str:
     """Say in what the rows of one signal differ, and the way out."""
-    differing = [
-        name
-        for name, values in (("labels", {r.label for r in rows}), ("subjects", {r.subject for r in rows}))
-        if len(values) > 1
-    ]
+    facts = {
+        "labels": {r.label for r in rows},
+        "targets": {r.targets for r in rows},
+        "subjects": {r.subject for r in rows},
+    }
+    differing = [name for name, values in facts.items() if len(values) > 1]
     said = f"; their {' and '.join(differing)} differ" if differing else ""
     return f"{said}; keep one of these rows and drop the others, or correct which file each names"
 

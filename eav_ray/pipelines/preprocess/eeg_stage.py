@@ -35,6 +35,8 @@ def prepare_eeg_units(
     recording_units: list[RecordingUnit],
     all_recordings: tuple[Recording, ...] = (),
     channels: tuple[str, ...] = (),
+    *,
+    needs_truth: bool = True,
 ) -> ray.data.Dataset:
     """One row a unit: `unit` (its number), and its EEG for `unpack`.
 
@@ -42,6 +44,7 @@ def prepare_eeg_units(
         all_recordings: All recordings of the people, where `recording_units` may lack some: `preprocessing.eeg.align`
             looks at all, and `official` filters all as one signal.
         channels: Names of the EEG channels that are wanted, in order; all as they stand, where none are named.
+        needs_truth: As of `registry.open_reader`.
     """
     if "eeg" not in data.modalities or all(r.eeg is None for unit in recording_units for r in unit):
         rows = [{"unit": i, "eeg": b"", "eeg_facts": "{}"} for i in range(len(recording_units))]
@@ -66,6 +69,7 @@ def prepare_eeg_units(
         preprocessing=preprocessing,
         subject_recordings=subject_recordings,
         channels=channels,
+        needs_truth=needs_truth,
     )
     # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
     subject_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -86,9 +90,10 @@ def prepare_subject(
     preprocessing: Preprocessing,
     subject_recordings: dict[str, list[Recording]],
     channels: tuple[str, ...] = (),
+    needs_truth: bool = True,
 ) -> Iterator[dict[str, np.ndarray]]:
     unit_indices = unit_indices_by_subject[int(batch["subject_index"][0])]
-    dataset = registry.open_reader(data)
+    dataset = registry.open_reader(data, needs_truth=needs_truth)
     # All units in one go: the kind `official` filters a person as one signal.
     recordings = [r for i in unit_indices for r in recording_units[i] if r.eeg is not None]
     alignment_recordings = subject_recordings.get(recordings[0].subject, []) if recordings else []

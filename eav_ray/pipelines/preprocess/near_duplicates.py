@@ -28,7 +28,7 @@ from eav_ray.evaluation.leak_audit.near_duplicates import (
     compute_fingerprints,
     find_alike_pairs_within,
 )
-from eav_ray.pipelines.preprocess.duplicates import Duplicate, describe_rows
+from eav_ray.pipelines.preprocess.duplicates import Duplicate, describe_recording, describe_rows
 from eav_ray.tracking.progress import open_progress_bar
 
 RECORDINGS_PER_TASK = 25
@@ -99,14 +99,16 @@ def simplify_preprocessing(preprocessing: Preprocessing) -> Preprocessing:
     return replace(preprocessing, eeg=eeg, video=video, on_bad="partial")
 
 
-def format_near_duplicates(found: NearDuplicates, recordings: Sequence[Recording], classes: Sequence[str]) -> list[str]:
-    """Write a line for each pair, with the way out, and one on what was compared."""
+def format_near_duplicates(
+    found: NearDuplicates, recordings: Sequence[Recording], classes: Sequence[str], targets: Sequence[str] = ()
+) -> list[str]:
+    """Write a line for each pair, with the way out, and one on what was compared; arguments as `format_duplicates`."""
     by_id = {r.id: r for r in recordings}
     lines = []
     for m, pairs in found.pairs.items():
         for pair in pairs[:MAX_SHOWN]:
             rows = (by_id[pair.first], by_id[pair.second])
-            names = " and ".join(f"{r.id} ({classes[r.label]})" for r in rows)
+            names = " and ".join(describe_recording(r, classes, targets) for r in rows)
             lines.append(
                 f"near-duplicates: {names} have nearly the same {m} (correlation {pair.similarity:.2f})"
                 f"{describe_rows(rows)}"

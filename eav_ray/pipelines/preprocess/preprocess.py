@@ -113,7 +113,9 @@ def _build_index(
     if not shards:
         raise DataError(f"not one recording of {experiment.data.root} could be read; run `eav check` to see why")
     key, modalities = store.root.rsplit("-", 1)[1], tuple(sorted(experiment.data.modalities))
-    return ShardIndex(key, dataset.classes, modalities, len(channels), shards, list_package_versions(), channels)
+    classes, targets = registry.list_classes(experiment.data, dataset), experiment.data.targets.names
+    versions = list_package_versions()
+    return ShardIndex(key, classes, modalities, len(channels), shards, versions, channels, targets)
 
 
 def is_chunk_done(store: Store, chunk: Chunk) -> bool:
@@ -237,7 +239,8 @@ class ChunkMaker:
         chunk, eeg_by_recording = chunks[row["unit"]], eeg_stage.unpack_eeg(row)
         problems: list[Problem] = []
         quality: list[dict[str, Any]] = []
-        schema = make_schema(self.preprocessing, len(self.channels), self.data.modalities)
+        n_targets = len(self.data.targets.columns)
+        schema = make_schema(self.preprocessing, len(self.channels), self.data.modalities, n_targets)
         with ShardWriter(self.store, f"shards/{chunk.name}.parquet", schema) as shard:
             for recording in chunk.recordings:
                 if recording.id in crash_reasons:

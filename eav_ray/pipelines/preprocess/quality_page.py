@@ -36,6 +36,7 @@ def write_quality_page(experiment: Experiment, result: PreprocessingResult, *, f
         channels=result.index.eeg_channel_names,
         spectrum=_compute_spectrum(experiment, result, dataset, list(listing.recordings)),
         remarks=listing.remarks,
+        targets=result.index.targets,
         frames=_pick_example_frames(experiment, result) if frames and "video" in result.index.modalities else None,
     )
     name = f"{name_index_folder(experiment)}/{PAGE_NAME}"

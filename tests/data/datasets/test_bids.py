@@ -213,7 +213,7 @@ def test_events_without_a_duration_last_to_the_next(tmp_path: Path) -> None:
     reader, listing = read(tmp_path, section)
     raws = [reader.read_eeg(r) for r in listing.recordings]
     assert [raw.values_CT.shape[1] / HZ for raw in raws] == [8, 4, 10]
-    assert listing.remarks == ("events without a duration last to the next one that has a label",)
+    assert listing.remarks == ("events without a duration last to the next one that is a recording",)
     assert not any("goes on beyond" in remark for raw in raws for remark in raw.remarks)
 
 
@@ -424,7 +424,7 @@ RUN_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no event of a class": (
         lambda f: (f / "eeg/sub-01_task-film_events.tsv").write_text("onset\tduration\ttrial_type\n1\t1\tBAD_x\n"),
-        r"events\.tsv has no event with a trial_type that is a class",
+        r"events\.tsv has no event with events\.trial_type that is wanted",
     ),
     "a link to nothing": (unlink_content, r"is a link to a file that is not here; fetch it \(datalad get\)"),
     "another format": (

@@ -215,7 +215,7 @@ def test_marks_of_empty_cells_are_no_class_and_no_file(media: Path, mark: str) -
     assert table.classes == ("calm",)
     assert [(r.recording, r.video, r.order) for r in listing.recordings] == [("x", None, 0)]
     assert [p.reason for p in listing.problems] == [
-        f"row 2 has no label ({mark} means empty); fill it in: training needs it; for prediction alone any text will do"
+        f"row 2 has no label ({mark} means empty); fill it in: training needs it, eav predict does not"
     ]
 
 
