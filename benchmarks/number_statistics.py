@@ -4,9 +4,9 @@
 
 Within people, a study has 6, 12 or 42 people with 8 or 30 recordings each, who differ in how well they are predicted,
 in how far predictions spread and where they lie. Between people it has one true and one predicted number a person,
-normal or skewed. An interval shall hold the true value in 93 to 97 % of the studies. Beside what is used stand Student's t on
-the plain scale, a bootstrap (BCa) over people, and, of Pearson between people, Fisher's formula for normal numbers.
-About three minutes of one core.
+normal or skewed. An interval shall hold the true value in 93 to 97 % of the studies. Beside what is used stand
+Student's t on the plain scale, a bootstrap (BCa) over people, and, of Pearson between people, Fisher's formula for
+normal numbers. About three minutes of one core.
 """
 
 import sys

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import order_modalities
+from eav_ray.data.recordings import TARGET_PREFIX
 from eav_ray.evaluation.comparisons import (
     MIN_SUBJECTS,
     PairedComparison,
@@ -120,8 +121,7 @@ def compare_numbers(recordings: pd.DataFrame, rivals: Sequence[Rivals]) -> list[
         recordings: From `number_scores.average_numbers`.
     """
     gains = [compute_gains(recordings, one) for one in rivals]
-    # Tests round by an absolute step; what the unit of a target is must not matter.
-    scales = [float(np.abs(g).max()) if len(g) and np.abs(g).max() > 0 else 1.0 for g in gains]
+    scales = [_measure_unit(recordings, one) for one in rivals]
     tested = compare_differences(
         [(one.ours, one.other, g / scale) for one, g, scale in zip(rivals, gains, scales, strict=True)]
     )
@@ -129,6 +129,17 @@ def compare_numbers(recordings: pd.DataFrame, rivals: Sequence[Rivals]) -> list[
         NumberComparison(one.target, one.measure, replace(test, difference=_rescale(test.difference, scale)))
         for one, test, scale in zip(rivals, tested, scales, strict=True)
     ]
+
+
+def _measure_unit(recordings: pd.DataFrame, rivals: Rivals) -> float:
+    """Measure what differences are divided by for a test, which rounds them by an absolute step: the unit of a target
+    must not matter.
+    """
+    if rivals.measure == "ccc":
+        return 1.0
+    true = recordings[f"{TARGET_PREFIX}{rivals.position}"].to_numpy(float)
+    spread = float(np.nanstd(true)) if np.isfinite(true).any() else 0.0
+    return spread if spread > 0 else 1.0
 
 
 def _rescale(interval: Interval, scale: float) -> Interval:

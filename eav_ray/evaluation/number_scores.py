@@ -27,8 +27,15 @@ from eav_ray.training.number_scores import MIN_RECORDINGS, compute_ccc, compute_
 
 Level = Literal["within", "between"]
 CONSTANT_SOURCE = "constant"  # the mean of the targets that a fold was trained on, whatever the recording
-CORRELATIONS = {"ccc": compute_ccc, "pearson": compute_pearson}
 EQUAL = 1e-12  # means of equal numbers differ by less, as a share of them
+
+
+def _measure_ccc(predicted: np.ndarray, true: np.ndarray) -> float:
+    ccc = compute_ccc(predicted, true)
+    return 0.0 if abs(ccc) < EQUAL else ccc  # of a constant it is 0 but for rounding
+
+
+CORRELATIONS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"ccc": _measure_ccc, "pearson": compute_pearson}
 
 
 def list_number_sources(modalities: Sequence[str], windows: pd.DataFrame | None = None) -> list[str]:

@@ -49,7 +49,7 @@ def test_a_modality_is_compared_on_its_own_recordings() -> None:
 
 
 def test_a_source_that_diverged_is_compared_with_nothing() -> None:
-    windows = draw_number_predictions(7, 10)
+    windows = draw_number_predictions(10, 20)
     windows.loc[windows["subject"] == "p3", "fusion.value_0"] = np.nan
     claims = judge_number_fusion(windows, MODALITIES, TARGETS)
     assert claims[0].comparisons[0].paired.n_subjects == 0 and not claims[0].helps
@@ -71,6 +71,16 @@ def test_the_unit_of_a_target_changes_no_test(scale: float) -> None:
             assert scaled.paired.p_value == one.paired.p_value and scaled.paired.effect == one.paired.effect
             assert scaled.paired.difference.mean == pytest.approx(scale * one.paired.difference.mean)
             assert scaled.paired.n_subjects_wanted == one.paired.n_subjects_wanted
+
+
+def test_sources_that_are_equal_but_for_rounding_are_equal() -> None:
+    windows = draw_number_predictions(8, 6)
+    noise = 1e-15 * np.random.default_rng(0).normal(size=len(windows))
+    windows = windows.assign(**{f"fusion.value_{k}": windows[f"mean.value_{k}"] * (1 + noise) for k in range(2)})
+    recordings = average_numbers(windows, ["fusion", "mean"])
+    for measure in ("ccc", "rmse"):
+        (one,) = compare_numbers(recordings, [Rivals(0, "valence", "fusion", "mean", measure)])
+        assert one.paired.n_equal == 8 and one.paired.p_value == 1
 
 
 def test_tables_hold_every_pair_and_are_corrected_each_for_itself() -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from eav_ray.config import order_modalities
 from eav_ray.evaluation.number_scores import (
     CONSTANT_SOURCE,
     add_constant_source,
@@ -215,7 +216,7 @@ def test_a_constant_prediction_is_the_mean_of_what_each_fold_was_trained_on() ->
         expected = by_recording[by_recording["fold"] != fold]["target_1"].mean()
         assert found[found["fold"] == fold][f"{CONSTANT_SOURCE}.value_1"].to_numpy() == pytest.approx(expected)
     sources = list_number_sources(MODALITIES, found)
-    assert sources == [CONSTANT_SOURCE, *MODALITIES, "mean", "fusion"]
+    assert sources == [CONSTANT_SOURCE, *order_modalities(MODALITIES), "mean", "fusion"]
     assert list_number_sources(["audio"]) == ["audio"]
     constant = summarize_numbers(found, MODALITIES, TARGETS)["targets"]["valence"]["sources"][CONSTANT_SOURCE]
     assert constant["within"]["ccc"]["mean"] == 0 == constant["within"]["pearson"]["mean"]

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from eav_ray.config import order_modalities
 from eav_ray.evaluation.number_summary import summarize_numbers
 from eav_ray.reporting.number_tables import compute_test_score, format_number_scores
 from eav_ray.reporting.score_reports import NumberReport
@@ -31,7 +32,7 @@ def test_a_protocol_has_a_table_a_target_and_says_whether_the_fusion_helps() -> 
         "of 8 people have 3 recordings or more with differing targets"
     )
     assert lines[1].split() == ["CCC", "SD", "95", "%", "Pearson", "SD", "95", "%", "RMSE", "SD", "95", "%", "people"]
-    assert [line.split()[0] for line in lines[2:8]] == ["constant", *MODALITIES, "mean", "fusion"]
+    assert [line.split()[0] for line in lines[2:8]] == ["constant", *order_modalities(MODALITIES), "mean", "fusion"]
     assert re.fullmatch(r"constant  0\.000  0\.000 .* 8", lines[2])
     summary = summarize_numbers(windows, MODALITIES, TARGETS)["targets"]["valence"]["sources"]["fusion"]
     assert f"{summary['within']['ccc']['mean']:.3f}" in lines[7] and f"{summary['rmse']['mean']:.4g}" in lines[7]
