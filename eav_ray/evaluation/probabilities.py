@@ -11,6 +11,7 @@ from eav_ray.training.metrics import (
     LOGIT_PREFIX,
     RECORDING_COLUMNS,
     is_averaged_column,
+    list_truth_columns,
     predict_classes,
 )
 
@@ -58,24 +59,26 @@ class RecordingAverager:
     came.
     """
 
-    KEY_COLUMNS = (*RECORDING_COLUMNS, "label")
-
     def __init__(self) -> None:
         self.n_windows = 0
         self._sums: list[pd.DataFrame] = []
+        self._keys: list[str] = []
 
     def add(self, windows: pd.DataFrame) -> None:
         if not len(windows):
             return
         self.n_windows += len(windows)
         averaged = [c for c in windows.columns if is_averaged_column(c)]
-        groups = windows.groupby(list(self.KEY_COLUMNS), sort=False)
+        self._keys = [*RECORDING_COLUMNS, *list_truth_columns(windows)]
+        # Numbers that are predicted may be unknown (NaN).
+        groups = windows.groupby(self._keys, sort=False, dropna=False)
         counts = groups[averaged].count().add_suffix(" n")  # NaN: the source has nothing to say of that window
-        self._sums.append(pd.concat([groups[averaged].sum(), counts, groups.size().rename("windows")], axis=1))
+        sums = pd.concat([groups[averaged].sum(), counts, groups.size().rename("windows")], axis=1)
+        self._sums.append(sums.reset_index())
 
     def compute_means(self) -> pd.DataFrame:
-        """One row a recording: subject, recording, label, windows (their number), means."""
-        total = pd.concat(self._sums).groupby(level=list(self.KEY_COLUMNS), sort=False).sum()
+        """One row a recording: subject, recording, what is true of it, windows (their number), means."""
+        total = pd.concat(self._sums).groupby(self._keys, sort=False, dropna=False).sum()
         averaged = [c for c in total.columns if is_averaged_column(c) and not c.endswith(" n")]
         for c in averaged:
             total[c] = total[c] / total[f"{c} n"].replace(0, np.nan)

@@ -43,8 +43,8 @@ def compute_difference_interval(values: np.ndarray) -> Interval:
     Args:
         values: One a person.
     """
-    mean, sd = _compute_mean_and_sd(values)
-    half_width = _compute_half_width(sd, len(values))
+    mean, sd = compute_mean_and_sd(values)
+    half_width = compute_half_width(sd, len(values))
     return Interval(mean, sd, mean - half_width, mean + half_width)
 
 
@@ -59,20 +59,21 @@ def compute_share_interval(values: np.ndarray, share: float | None = None) -> In
         values: Of each person, between 0 and 1, or a jackknife's pseudo-values.
         share: The estimate, where it is not the mean of `values`.
     """
-    mean, sd = _compute_mean_and_sd(values)
+    mean, sd = compute_mean_and_sd(values)
     share = mean if share is None else share
     if not 0 < share < 1:  # nobody, or everybody, is ever right
         return Interval(share, sd, math.nan, math.nan)
-    center, half_width = special.logit(share), _compute_half_width(sd, len(values)) / (share * (1 - share))
+    center, half_width = special.logit(share), compute_half_width(sd, len(values)) / (share * (1 - share))
     return Interval(share, sd, float(special.expit(center - half_width)), float(special.expit(center + half_width)))
 
 
-def _compute_mean_and_sd(values: np.ndarray) -> tuple[float, float]:
+def compute_mean_and_sd(values: np.ndarray) -> tuple[float, float]:
+    """Compute the mean of one value a person, and their SD; NaN of one person."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def _compute_half_width(sd: float, n_subjects: int) -> float:
-    """NaN where people do not differ, or there is one alone."""
+def compute_half_width(sd: float, n_subjects: int) -> float:
+    """Compute half of Student's t interval of a mean; NaN where people do not differ, or there is one alone."""
     if not sd > 1e-12:
         return math.nan
     return float(special.stdtrit(n_subjects - 1, (1 + COVERAGE) / 2)) * sd / math.sqrt(n_subjects)

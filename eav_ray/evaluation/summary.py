@@ -244,21 +244,27 @@ def correlate_signal_quality(
     sources = list_sources(modalities)
     correct = mark_correct_recordings(windows, sources).merge(quality_per_recording, on=RECORDING_COLUMNS, how="left")
     subject_means = correct.drop(columns=["recording", "label"]).groupby("subject").mean()
+    columns = [c for c in quality_per_recording.columns if c not in RECORDING_COLUMNS]
+    return correlate_with_quality([({}, subject_means)], columns, sources)
+
+
+def correlate_with_quality(
+    tables: Sequence[tuple[ResultsTree, pd.DataFrame]], columns: Sequence[str], sources: Sequence[str]
+) -> list[ResultsTree]:
+    """Correlate the scores of subjects with what was measured of their signals, Holm over all.
+
+    Args:
+        tables: Facts that are added to each correlation, and one row a subject with measures and scores of sources.
+        columns: The measures, each of which begins with its modality.
+        sources: The main one last.
+    """
     correlations: list[ResultsTree] = []
-    for column in [c for c in quality_per_recording.columns if c not in RECORDING_COLUMNS]:
-        m = column.split("_")[0]
-        for source in dict.fromkeys((m, sources[-1])):
-            pairs = subject_means[[column, source]].dropna() if source in sources else subject_means[:0]
-            if len(pairs) < 3:
-                continue
-            constant = pairs[column].nunique() < 2 or pairs[source].nunique() < 2
-            too_few_subjects = len(pairs) < MIN_SUBJECTS
-            points = [[str(p), float(x), float(y)] for p, (x, y) in zip(pairs.index, pairs.to_numpy(), strict=True)]
-            rho, p = (None, None) if constant or too_few_subjects else _correlate_ranks(pairs[column], pairs[source])
-            verdict = "too few people" if too_few_subjects else "the same for everybody"
-            correlations.append(
-                {"quality_measure": column, "source": source, "rho": rho, "p": p, "verdict": verdict, "points": points}
-            )
+    for facts, subject_means in tables:
+        for column in columns:
+            for source in dict.fromkeys((column.split("_")[0], sources[-1])):
+                pairs = subject_means[[column, source]].dropna() if source in sources else subject_means[:0]
+                if len(pairs) >= 3:
+                    correlations.append({**facts, **_correlate(pairs, column, source)})
     tested = [one for one in correlations if one["p"] is not None]
     smallest = comparisons.holm([_smallest_permutation_p_value(len(one["points"])) for one in tested])
     adjusted = comparisons.holm([one["p"] for one in tested])
@@ -266,6 +272,15 @@ def correlate_signal_quality(
         one["holm"] = p
         one["verdict"] = comparisons.describe_verdict(p, least, len(one["points"]), len(tested))
     return correlations
+
+
+def _correlate(pairs: pd.DataFrame, column: str, source: str) -> ResultsTree:
+    constant = pairs[column].nunique() < 2 or pairs[source].nunique() < 2
+    too_few_subjects = len(pairs) < MIN_SUBJECTS
+    points = [[str(p), float(x), float(y)] for p, (x, y) in zip(pairs.index, pairs.to_numpy(), strict=True)]
+    rho, p = (None, None) if constant or too_few_subjects else _correlate_ranks(pairs[column], pairs[source])
+    verdict = "too few people" if too_few_subjects else "the same for everybody"
+    return {"quality_measure": column, "source": source, "rho": rho, "p": p, "verdict": verdict, "points": points}
 
 
 def _correlate_ranks(x: pd.Series, y: pd.Series) -> tuple[float, float]:
@@ -303,11 +318,15 @@ def summarize_worst_subjects(
         mistakes = Counter(f"{classes[t]} as {classes[g]}" for t, g in pairs)
         summary: ResultsTree = {**row, "mistakes": dict(mistakes.most_common(3))}
         if quality_per_recording is not None:
-            subject_quality = quality_per_recording[quality_per_recording["subject"] == row["subject"]]
-            means = subject_quality.drop(columns=RECORDING_COLUMNS).mean()
-            summary["signal_quality"] = {str(k): float(v) for k, v in means.items()}
+            summary["signal_quality"] = average_subject_quality(quality_per_recording, row["subject"])
         summaries.append(summary)
     return summaries
+
+
+def average_subject_quality(quality_per_recording: pd.DataFrame, subject: str) -> dict[str, float]:
+    """Average what was measured of one subject's signals."""
+    means = quality_per_recording[quality_per_recording["subject"] == subject].drop(columns=RECORDING_COLUMNS).mean()
+    return {str(k): float(v) for k, v in means.items()}
 
 
 @dataclass(frozen=True)

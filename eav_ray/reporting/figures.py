@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mne
@@ -16,7 +17,13 @@ from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.training.run_spec import SELECTION_METRIC
 
 # Of what combines modalities, of the palette of the modalities' own colors.
-COMBINED_COLORS = {"mean_probability": "#666666", "product": "#999999", "stacking": "#333333", "fusion": "#d55e00"}
+COMBINED_COLORS = {
+    "mean_probability": "#666666",
+    "product": "#999999",
+    "mean": "#666666",
+    "stacking": "#333333",
+    "fusion": "#d55e00",
+}
 OTHER_COLOR = "#cc79a7"
 
 
@@ -161,7 +168,22 @@ def plot_reliability(calibrations: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def plot_learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+@dataclass(frozen=True)
+class ValidationScore:
+    """The score of the validation side, as curves show it."""
+
+    key: str  # in the history of a training
+    label: str
+    limits: tuple[float, float]
+    scale: float = 1.0
+
+
+ACCURACY_CURVE = ValidationScore(SELECTION_METRIC, "validation, %", (0, 100), 100)
+
+
+def plot_learning_curves(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], score: ValidationScore = ACCURACY_CURVE
+) -> Figure:
     """Training loss by epoch, a panel a part of the model, with the validation score where it was measured."""
     figure, panels = make_panels(list(histories), len(histories), (1.9, 2.5), min_width=3.2)
     for axes, (part, history) in zip(panels, histories.items(), strict=True):
@@ -169,12 +191,13 @@ def plot_learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -
         axes.plot(epochs, [h["train_loss"] for h in history], ".-", color=choose_color(part), lw=1)
         axes.set_ylim(bottom=0)
         axes.spines["top"].set_visible(False)
-        validation_points = [(h["epoch"], h[SELECTION_METRIC]) for h in history if h.get(SELECTION_METRIC) is not None]
+        validation_points = [(h["epoch"], h[score.key]) for h in history if h.get(score.key) is not None]
         if validation_points:
             right_axis = axes.twinx()
-            right_axis.plot([e for e, _ in validation_points], [100 * v for _, v in validation_points], "k.--", lw=0.8)
-            right_axis.set(ylim=(0, 100))
-            right_axis.set_ylabel("validation, %", fontsize=7)
+            values = [score.scale * v for _, v in validation_points]
+            right_axis.plot([e for e, _ in validation_points], values, "k.--", lw=0.8)
+            right_axis.set(ylim=score.limits)
+            right_axis.set_ylabel(score.label, fontsize=7)
     panels[0].set(ylabel="training loss", xlabel="epoch")
     return figure
 

@@ -7,7 +7,16 @@ import matplotlib
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting.formatting import format_interval, format_percent
 from eav_ray.reporting.html import Page, Section
-from eav_ray.reporting.sections import accuracy, baselines, diagnostics, modalities, protocols, provenance
+from eav_ray.reporting.sections import (
+    accuracy,
+    baselines,
+    diagnostics,
+    modalities,
+    number_diagnostics,
+    numbers,
+    protocols,
+    provenance,
+)
 
 RESULTS_FORMAT = 2  # of results.json
 
@@ -31,6 +40,23 @@ RESULT_SECTIONS = {
     "band_power": diagnostics.build_band_power,
     "search": provenance.build_search_summary,
 }
+# The same, where numbers are predicted.
+NUMBER_SECTIONS = {
+    "scores": numbers.build_scores,
+    "points": numbers.build_points,
+    "baselines": baselines.build_number_baselines,
+    "protocols": number_diagnostics.build_number_protocols,
+    "subjects": numbers.build_number_subjects,
+    "comparisons": numbers.build_number_comparisons,
+    "seeds": numbers.build_number_seeds,
+    "weights": number_diagnostics.build_number_weights,
+    "modality_collapse": modalities.build_modality_collapse,
+    "histories": number_diagnostics.build_number_curves,
+    "generalization_gap": number_diagnostics.build_number_gap,
+    "worst_subjects": number_diagnostics.build_worst_number_subjects,
+    "quality": number_diagnostics.build_number_quality,
+    "search": number_diagnostics.build_number_search,
+}
 ORIGIN_SECTIONS = {
     "audit": provenance.build_leak_audit,
     "skipped_results": provenance.build_skipped_results,
@@ -46,15 +72,18 @@ def render_results_page(results: ResultsTree, extra_sections: Sequence[Section] 
         extra_sections: Sections of what other commands measured: ablation, robustness, cost, a search.
     """
     matplotlib.use("agg")
+    result_sections, describe_result = RESULT_SECTIONS, _describe_result
+    if results.get("targets"):
+        result_sections, describe_result = NUMBER_SECTIONS, numbers.describe_number_result
     own, origin = (
         [section for name, build in builders.items() if results.get(name) and (section := build(results))]
-        for builders in (RESULT_SECTIONS, ORIGIN_SECTIONS)
+        for builders in (result_sections, ORIGIN_SECTIONS)
     )
     return Page(
         results["title"],
         [*own, *extra_sections, *origin],
         heading=results["title"],
-        headline=_describe_result(results),
+        headline=describe_result(results),
         introduction=results["description"],
         contents=True,
     ).render()

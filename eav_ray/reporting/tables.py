@@ -1,7 +1,7 @@
 """The table at the end: accuracy per person of each source, with mean and SD, and fusion against the best of one."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,11 +92,20 @@ def format_protocol_table(
             rows.append({"fold": fold, "subjects": subjects, **accuracy.mean()})
         columns = [("fold", "fold", ""), ("people", "subjects", ""), *((s, s, format_percent) for s in sources)]
         lines.append(format_table(build_table(rows, columns)))
+    return "\n".join([*lines, *count_collapse_findings(findings)])
+
+
+def count_collapse_findings(findings: Mapping[int, list[dict[str, Any]]]) -> list[str]:
+    """Count in how many folds the collapse check found what, in one line; in none where it found nothing.
+
+    Args:
+        findings: What it found in the model of each fold.
+    """
     counts = Counter(check for found in findings.values() for check in sorted({f["check"] for f in found}))
-    if counts:
-        counted = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())
-        lines.append(f"warning: what the collapse check found, in how many folds: {counted}")
-    return "\n".join(lines)
+    if not counts:
+        return []
+    counted = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())
+    return [f"warning: what the collapse check found, in how many folds: {counted}"]
 
 
 def format_fusion_comparison(correct: pd.DataFrame, modalities: Sequence[str]) -> str:

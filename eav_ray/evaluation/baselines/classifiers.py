@@ -76,14 +76,16 @@ KINDS = {
 }
 
 
-def require_kinds(kinds: Sequence[str]) -> None:
-    """Check that the packages of these kinds are installed.
+def require_kinds(names: Sequence[str], kinds: Mapping[str, BaselineKind] = KINDS) -> None:
+    """Check that the packages of some kinds are installed.
 
+    Args:
+        kinds: All that there are.
     Raises:
         ConfigError: Some are missing.
     """
-    if any(KINDS[kind].reads_covariances for kind in kinds):
-        others = ",".join(name for name, kind in KINDS.items() if not kind.reads_covariances)
+    if any(kinds[name].reads_covariances for name in names):
+        others = ",".join(name for name, kind in kinds.items() if not kind.reads_covariances)
         require_extra("baselines", "`eav baseline`", {"pyriemann": "pyriemann"}, f"give --kinds {others}")
 
 
@@ -93,7 +95,7 @@ class Rows:
 
     Attributes:
         x: Features, (windows, features), or covariances.
-        label: (windows,) class numbers.
+        label: (windows,) class numbers, or the true numbers of one target.
         recording: (windows,) a name of the recording of each.
     """
 
@@ -108,6 +110,23 @@ class Rows:
     @property
     def n_classes(self) -> int:
         return len(np.unique(self.label))
+
+
+@dataclass(frozen=True)
+class FoldRows:
+    """What a baseline reads of one fold, of windows that have its modality.
+
+    Attributes:
+        train: Windows to fit on.
+        inner: Windows to fit on and to score of each inner fold.
+        test_x: Inputs of the test windows.
+        has: (test windows,) which of them these are.
+    """
+
+    train: Rows
+    inner: Sequence[tuple[Rows, Rows]]
+    test_x: np.ndarray
+    has: np.ndarray
 
 
 @dataclass(frozen=True)

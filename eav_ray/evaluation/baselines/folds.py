@@ -16,15 +16,15 @@ import threadpoolctl
 from eav_ray.config import SplitConfig
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError
-from eav_ray.evaluation.baselines.classifiers import KINDS, Rows, fit_and_predict
-from eav_ray.evaluation.baselines.inputs import Inputs, Source, normalise_within_subjects
+from eav_ray.evaluation.baselines.classifiers import KINDS, FoldRows, Rows, fit_and_predict
+from eav_ray.evaluation.baselines.inputs import FUSED, Inputs, Source, normalise_within_subjects
+from eav_ray.evaluation.baselines.number_folds import predict_numbers
 from eav_ray.evaluation.results_tree import ResultsTree, finite_or_none
 from eav_ray.evaluation.statistics import compute_share_interval
 from eav_ray.training.access import list_split_recordings
 from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, combine_by_rules, compute_scores
 from eav_ray.training.subject_statistics import select_accessible_recordings
 
-FUSED = "fused"  # how the names of sources begin that combine modalities
 # Of a modality in a fusion where nothing could be chosen; the first that there is.
 UNCHOSEN_ORDER = ("logistic", "svm", "riemann")
 
@@ -46,12 +46,14 @@ class BaselineData:
         ids: One row a window, as `WindowCache.ids`.
         label: (windows,) class numbers, -1 of a window that no fold uses.
         inputs: By modality.
+        targets: (windows, targets) true numbers, where these are predicted; there are no classes then.
     """
 
     ids: pd.DataFrame
     label: np.ndarray
     inputs: Mapping[str, Inputs]
     n_classes: int
+    targets: np.ndarray | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -140,7 +142,24 @@ def _predict_fold(data: BaselineData, fold: PlannedFold, sources: Sequence[Sourc
         accessible = select_accessible_recordings(data.ids[in_fold], list_split_recordings(fold.split), access)
         inputs = {m: _normalise(one, m, data, in_fold, accessible) for m, one in inputs.items()}
     test = np.flatnonzero(data.ids["id"].isin(fold.split.test).to_numpy())
-    table = data.ids.iloc[test][WINDOW_COLUMNS].assign(label=data.label[test], fold=fold.number)
+    table = data.ids.iloc[test][WINDOW_COLUMNS]
+    if data.targets is not None:
+
+        def select_rows(source: Source, truth_V: np.ndarray) -> FoldRows:
+            return _select_rows(data, inputs[source.modality], fold, source, test, truth_V)
+
+        in_training = data.ids["id"].isin(fold.split.train).to_numpy()
+        columns, chosen = predict_numbers(sources, data.ids["id"], data.targets, in_training, test, select_rows)
+        return FoldResult(table.assign(fold=fold.number, **columns).reset_index(drop=True), chosen)
+    columns, chosen = _predict_classes(data, inputs, fold, sources, test)
+    table = table.assign(label=data.label[test], fold=fold.number)
+    return FoldResult(table.assign(**columns).reset_index(drop=True), chosen)
+
+
+def _predict_classes(
+    data: BaselineData, inputs: Mapping[str, Inputs], fold: PlannedFold, sources: Sequence[Source], test: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return columns of predictions of the test windows, and what was chosen."""
     columns: dict[str, np.ndarray] = {}
     chosen: dict[str, Any] = {}
     scores: dict[str, tuple[float, float] | None] = {}
@@ -165,7 +184,7 @@ def _predict_fold(data: BaselineData, fold: PlannedFold, sources: Sequence[Sourc
         for rule, log_p_VK in combine_by_rules(logits_BMK, present_BM).items():
             columns |= _name_columns(f"{FUSED}.{rule}", log_p_VK)
         chosen[FUSED] = {m: s.kind for m, s in represented.items()}
-    return FoldResult(table.assign(**columns).reset_index(drop=True), chosen)
+    return columns, chosen
 
 
 def _normalise(
@@ -180,21 +199,28 @@ def _predict_source(
     data: BaselineData, inputs: Inputs, fold: PlannedFold, source: Source, test: np.ndarray
 ) -> tuple[np.ndarray, Any]:
     """Return (test windows, classes) log probabilities, NaN where the modality is missing, and the choice."""
-    x = inputs.covariances if KINDS[source.kind].reads_covariances else inputs.features
+    rows = _select_rows(data, inputs, fold, source, test, data.label)
+    found = fit_and_predict(KINDS[source.kind], rows.train, rows.inner, rows.test_x, data.n_classes)
+    log_p_VK = np.full((len(test), data.n_classes), np.nan)
+    if found is None:
+        return log_p_VK, None
+    log_p_VK[rows.has], choice = found
+    return log_p_VK, choice
+
+
+def _select_rows(
+    data: BaselineData, inputs: Inputs, fold: PlannedFold, source: Source, test: np.ndarray, truth_V: np.ndarray
+) -> FoldRows:
+    x = inputs.covariances if source.reads_covariances else inputs.features
     assert x is not None, "covariances are computed where a kind reads them"
-    whole = Rows(x, data.label, data.ids["id"].to_numpy())
+    whole = Rows(x, truth_V, data.ids["id"].to_numpy())
 
     def select(recordings: Sequence[str]) -> Rows:
         return whole.select(data.ids["id"].isin(recordings).to_numpy() & inputs.present)
 
     inner = [(select(one.train), select(one.validation)) for one in fold.inner]
     has = inputs.present[test]
-    found = fit_and_predict(KINDS[source.kind], select(fold.split.train), inner, x[test[has]], data.n_classes)
-    log_p_VK = np.full((len(test), data.n_classes), np.nan)
-    if found is None:
-        return log_p_VK, None
-    log_p_VK[has], choice = found
-    return log_p_VK, choice
+    return FoldRows(select(fold.split.train), inner, x[test[has]], has)
 
 
 def _choose_kind(sources: Sequence[Source], scores: Mapping[str, tuple[float, float] | None]) -> Source:

@@ -10,8 +10,11 @@ from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.baselines.classifiers import KINDS
+from eav_ray.evaluation.baselines.regressors import NUMBER_KINDS, REGRESSORS
 from eav_ray.training.subject_statistics import FeatureSums
 
+ALL_KINDS = KINDS | NUMBER_KINDS
+FUSED = "fused"  # how the names of sources begin that combine modalities
 WINDOWS_AT_ONCE = 64  # that are read and measured
 # Added to the diagonal of a covariance matrix, square microvolts: so that a flat window has a logarithm. Less than the
 # noise of any amplifier.
@@ -31,26 +34,35 @@ class Source:
         return f"{self.kind}.{self.modality}"
 
     @property
+    def reads_covariances(self) -> bool:
+        return ALL_KINDS[self.kind].reads_covariances
+
+    @property
     def title(self) -> str:
         """Return what tables call it, such as "SVM on MFCC + log-mel"."""
-        kind, modality = KINDS[self.kind], get_modality(self.modality)
+        kind, modality = ALL_KINDS[self.kind], get_modality(self.modality)
         read = get_modality_info(self.modality).title if kind.reads_covariances else modality.baseline_title
         return f"{kind.title} on {read}"
 
 
-def list_baselines(modalities: Sequence[str], kinds: Sequence[str] = ()) -> list[Source]:
+def list_baselines(modalities: Sequence[str], kinds: Sequence[str] = (), *, numbers: bool = False) -> list[Source]:
     """List the baselines of some modalities; those that have none are left out.
 
     Args:
-        kinds: Names of `KINDS`; all where there are none.
+        kinds: Names of `KINDS`, or of `NUMBER_KINDS`; all where there are none.
+        numbers: Numbers are predicted, by a regression in the place of each classifier.
     Raises:
         ConfigError: A kind is unknown, or no modality has one.
     """
+    known = NUMBER_KINDS if numbers else KINDS
     for kind in kinds:
-        if kind not in KINDS:
-            raise ConfigError(f"--kinds names {kind}; use any of {', '.join(KINDS)}")
+        if kind not in known:
+            raise ConfigError(f"--kinds names {kind}; use any of {', '.join(known)}")
     sources = [
-        Source(kind, m) for m in modalities for kind in get_modality(m).baseline_kinds if kind in (kinds or KINDS)
+        Source(kind, m)
+        for m in modalities
+        for classifier in get_modality(m).baseline_kinds
+        if (kind := REGRESSORS[classifier] if numbers else classifier) in (kinds or known)
     ]
     if not sources:
         raise ConfigError(

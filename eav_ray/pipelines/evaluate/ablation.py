@@ -21,6 +21,7 @@ from eav_ray.evaluation import ablation
 from eav_ray.evaluation.ablation_variants import ABLATION_PARTS, BASE_VARIANT, AblationVariant, build_ablation_variants
 from eav_ray.pipelines.evaluate.ablation_costs import describe_latency_hardware, measure_costs
 from eav_ray.pipelines.evaluate.ablation_plan import FORMAT, VariantFold, compute_ablation_key, plan_variant_folds
+from eav_ray.pipelines.evaluate.number_limits import require_classes
 from eav_ray.pipelines.train.cross_validation import train_folds
 from eav_ray.reporting.html import Page
 from eav_ray.reporting.sections import ablation as sections_ablation
@@ -56,6 +57,9 @@ def run_ablation(
         DataError: Nothing could be scored, or another process is at the same.
     """
     e = experiment
+    require_classes(
+        e.data, "`eav ablate`", "compare variants by `eav protocol`, each with its own experiment, and their pages"
+    )
     chosen_variants, left_out_notes = build_ablation_variants(e, parts, sizes)
     data, results = open_dataset(e), Store(e.store.results)
     variant_folds = plan_variant_folds(e, chosen_variants, data)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from eav_ray.config import Experiment, build_experiment, digest, order_modalities, to_dict
 from eav_ray.data.io import parquet
 from eav_ray.data.modalities.registry import get_modality
+from eav_ray.data.recordings import TARGET_PREFIX
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import (
     CROSS_SUBJECT_PROTOCOLS,
@@ -32,11 +33,17 @@ from eav_ray.evaluation.baselines.folds import (
     predict_folds,
     summarize_baselines,
 )
-from eav_ray.evaluation.baselines.inputs import Source, compute_inputs, list_baselines
+from eav_ray.evaluation.baselines.inputs import ALL_KINDS, Source, compute_inputs, list_baselines
+from eav_ray.evaluation.baselines.number_folds import (
+    compare_with_baselines,
+    list_number_titles,
+    summarize_number_baselines,
+)
+from eav_ray.evaluation.baselines.regressors import NUMBER_KINDS
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS, describe_damage
 from eav_ray.reporting.html import build_table
-from eav_ray.reporting.sections.baselines import BASELINE_COLUMNS
+from eav_ray.reporting.sections.baselines import BASELINE_COLUMNS, NUMBER_BASELINE_COLUMNS
 from eav_ray.reporting.tables import describe_test_side, format_table
 from eav_ray.storage import Store, check_format, encode_documents, list_package_versions
 from eav_ray.training.metrics import RECORDING_COLUMNS
@@ -83,8 +90,8 @@ def run_baselines(experiment: Experiment, kinds: Sequence[str] = ()) -> Baseline
     """
     e = experiment
     check_access(e.split)
-    sources = list_baselines(order_modalities(e.data.modalities), kinds)
-    require_kinds([source.kind for source in sources])
+    sources = list_baselines(order_modalities(e.data.modalities), kinds, numbers=e.data.predicts_numbers)
+    require_kinds([source.kind for source in sources], kinds=NUMBER_KINDS if e.data.predicts_numbers else KINDS)
     data, results = open_dataset(e), Store(e.store.results)
     items = list_labeled_recordings(data.windows.ids, e.data, e.seed)
     folds = plan_folds(e, items)
@@ -95,7 +102,7 @@ def run_baselines(experiment: Experiment, kinds: Sequence[str] = ()) -> Baseline
         else:
             result = _compute_baselines(e, data, items, folds, sources)
             results.commit(name, _encode_result(e, result))
-    rows = summarize_baselines(result.predictions, result.titles)
+    rows = _summarize(result.predictions, result.titles, data)
     return BaselineReport(result, rows, _format_report(e, folds, result, rows, results.format_path(name)))
 
 
@@ -117,7 +124,8 @@ def plan_folds(e: Experiment, items: list[LabeledRecording]) -> list[PlannedFold
 def make_baseline_key(e: Experiment, data: Dataset, folds: list[PlannedFold], sources: Sequence[Source]) -> str:
     """Make a key of all that predictions depend on."""
     sides = [[sorted(side) for side in one.sides.values()] for f in folds for one in (f.split, *f.inner)]
-    kinds = {kind: [dict(p) for p in (*KINDS[kind].grid, KINDS[kind].default)] for kind in {s.kind for s in sources}}
+    own_kinds = {s.kind: ALL_KINDS[s.kind] for s in sources}
+    kinds = {name: [dict(p) for p in (*kind.grid, kind.default)] for name, kind in own_kinds.items()}
     read = [[s.name, get_modality(s.modality).baseline_revision] for s in sources]
     labels = [e.data.labels, e.seed if e.data.labels != "true" else 0]
     access = [e.split.access, e.split.access_recordings]
@@ -127,14 +135,14 @@ def make_baseline_key(e: Experiment, data: Dataset, folds: list[PlannedFold], so
 def _compute_baselines(
     e: Experiment, data: Dataset, items: list[LabeledRecording], folds: list[PlannedFold], sources: list[Source]
 ) -> BaselineResult:
-    reading_covariances = {s.modality for s in sources if KINDS[s.kind].reads_covariances}
+    reading_covariances = {s.modality for s in sources if s.reads_covariances}
     modalities = dict.fromkeys(s.modality for s in sources)
     inputs = {
         m: compute_inputs(data.windows, m, e, with_covariances=m in reading_covariances)
         for m in tqdm(modalities, desc="features", unit="modality", disable=None)
     }
     label = data.windows.ids["id"].map({i.id: i.label for i in items}).fillna(-1).to_numpy(np.int64)
-    shared = BaselineData(data.windows.ids, label, inputs, len(data.index.classes))
+    shared = BaselineData(data.windows.ids, label, inputs, len(data.index.classes), _read_targets(data))
     tables, records = [], []
     predicted = zip(
         folds, predict_folds(shared, folds, sources, e.split, _count_processes(shared, len(folds))), strict=True
@@ -142,7 +150,21 @@ def _compute_baselines(
     for fold, found in tqdm(predicted, desc="folds", unit="fold", total=len(folds), disable=None):
         tables.append(found.predictions)
         records.append({"fold": fold.number, "test": list(fold.split.test), "chosen": found.chosen})
-    return BaselineResult(pd.concat(tables, ignore_index=True), list_titles(sources), records, data.digest)
+    titles = list_number_titles(sources) if data.index.targets else list_titles(sources)
+    return BaselineResult(pd.concat(tables, ignore_index=True), titles, records, data.digest)
+
+
+def _read_targets(data: Dataset) -> np.ndarray | None:
+    """Read (windows, targets) true numbers; None where classes are predicted."""
+    if not data.index.targets:
+        return None
+    return data.windows.ids[[f"{TARGET_PREFIX}{k}" for k in range(len(data.index.targets))]].to_numpy(np.float64)
+
+
+def _summarize(predictions: pd.DataFrame, titles: dict[str, str], data: Dataset) -> list[ResultsTree]:
+    if data.index.targets:
+        return summarize_number_baselines(predictions, titles, data.index.targets)
+    return summarize_baselines(predictions, titles)
 
 
 def _count_processes(data: BaselineData, n_folds: int) -> int:
@@ -186,12 +208,15 @@ def _format_report(
     e: Experiment, folds: list[PlannedFold], result: BaselineResult, rows: list[ResultsTree], path: str
 ) -> str:
     recordings = result.predictions[RECORDING_COLUMNS].drop_duplicates()
+    unit, columns = ("percent", BASELINE_COLUMNS)
+    if e.data.predicts_numbers:
+        unit, columns = "CCC, Pearson and RMSE", NUMBER_BASELINE_COLUMNS
     head = (
-        f"{e.split.protocol}, {len(folds)} folds: baselines, percent, {len(recordings)} recordings of "
+        f"{e.split.protocol}, {len(folds)} folds: baselines, {unit}, {len(recordings)} recordings of "
         f"{recordings['subject'].nunique()} people {describe_test_side(folds[0].split)}; access to them "
         f"{e.split.access}"
     )
-    lines = [head, format_table(build_table(rows, BASELINE_COLUMNS))]
+    lines = [head, format_table(build_table(rows, columns))]
     described = {s.rsplit(".", 1)[-1] for s in result.titles}
     if absent := [m for m in order_modalities(e.data.modalities) if m not in described]:
         lines.append(f"no baseline of: {', '.join(absent)}")
@@ -211,6 +236,7 @@ def collect_baselines(
     """
     wanted, shown = _make_identity(experiment), set(predictions["subject"] + "/" + predictions["recording"])
     collected: list[list[ResultsTree]] = []
+    tables: list[pd.DataFrame] = []
     for name in results.list_folders(FOLDER):
         prefix = f"{FOLDER}/{name}"
         if not results.is_committed(prefix):
@@ -223,16 +249,25 @@ def collect_baselines(
             table = kept.predictions
             ids = table["subject"] + "/" + table["recording"]
             if kept.data_digest == data.digest and shown <= set(ids):
-                found = summarize_baselines(table[ids.isin(shown).to_numpy()], kept.titles)
-                collected.append(found)
+                table = table[ids.isin(shown).to_numpy()]
+                collected.append(_summarize(table, kept.titles, data))
+                tables.append(table)
         except ConfigError:  # of a version that had other keys
             continue
         except DAMAGED_FILE_ERRORS as error:
             skipped_results.append(describe_damage(results, prefix, error))
-    rows: dict[str, ResultsTree] = {}
-    for found in sorted(collected, key=len, reverse=True):  # the fusion is that of most baselines
-        rows = {row["source"]: row for row in found} | rows
-    return {"access": experiment.split.access, "rows": list(rows.values())} if rows else None
+    rows: dict[Any, ResultsTree] = {}
+    order = sorted(range(len(collected)), key=lambda position: len(collected[position]), reverse=True)
+    for position in order:  # the fusion is that of most baselines
+        rows = {(row.get("target"), row["source"]): row for row in collected[position]} | rows
+    if not rows:
+        return None
+    tree: ResultsTree = {"access": experiment.split.access, "rows": list(rows.values())}
+    if data.index.targets:
+        modalities = list(experiment.data.modalities)
+        ordered = [tables[position] for position in order]
+        tree["comparisons"] = compare_with_baselines(predictions, modalities, ordered, data.index.targets)
+    return tree
 
 
 def _make_identity(e: Experiment) -> str:

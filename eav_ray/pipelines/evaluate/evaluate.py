@@ -10,8 +10,8 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, is_stored
 from eav_ray.errors import DataError
-from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
 from eav_ray.pipelines.evaluate.audited_checkpoint import EvaluatedCheckpoint
+from eav_ray.pipelines.evaluate.number_limits import require_classes
 from eav_ray.pipelines.evaluate.page_results import PageInfo
 from eav_ray.pipelines.evaluate.results_page import write_results_page, write_transfer_page
 from eav_ray.pipelines.evaluate.split_predictions import predict_test_split
@@ -25,20 +25,19 @@ from eav_ray.pipelines.train.cross_validation import (
     read_cv_result,
 )
 from eav_ray.pipelines.train.inner_cv import out_of_fold_predictions
-from eav_ray.reporting.tables import (
-    describe_test_side,
-    format_accuracy_table,
-    format_collapse_warnings,
-    format_fusion_comparison,
-)
+from eav_ray.reporting.score_reports import choose_report
+from eav_ray.reporting.tables import describe_test_side, format_collapse_warnings
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 from eav_ray.tuning.search_space import apply_candidate
 
+NO_TEMPERATURE = "leave it out: numbers have no probabilities, and the page shows their slope and bias"
+
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    correct: pd.DataFrame  # one row a recording, one column a source
+    # One row a recording, one column a source: whether it is right; of numbers what is true and what each predicts.
+    correct: pd.DataFrame
     text: str
     page_path: str  # path of the results page
 
@@ -60,7 +59,14 @@ def evaluate_checkpoint(
             (`inner_cv.out_of_fold_predictions`).
     """
     data, checkpoint = open_dataset(experiment), open_finished_checkpoint(path)
+    if fit_temperature:
+        require_classes(checkpoint.experiment.data, "--temperature", NO_TEMPERATURE)
     if not is_training_dataset(experiment, checkpoint, data.index):
+        require_classes(
+            checkpoint.experiment.data,
+            "a test on another data set",
+            "predict its recordings with `eav predict` and score the table, or name the data set of the checkpoint",
+        )
         return _write_transfer_page(experiment, data, checkpoint, out)
     with contextlib.ExitStack() as stack:
         task = ScoringTask(checkpoint, checkpoint.split.test)
@@ -81,17 +87,16 @@ def _write_checkpoint_page(
     fit_temperature: bool,
 ) -> EvaluationResult:
     modalities: list[str] = sorted(checkpoint.experiment.data.modalities)
-    sources = list_sources(modalities)
-    correct = mark_correct_recordings(predictions, sources)
-    n_subjects = correct["subject"].nunique()
+    trained_experiment, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
+    report = choose_report(data, {fold_index: checkpoint.split.train}, bayes)
+    correct = report.list_recordings(predictions, modalities)
+    head = f"{report.heading}, {len(correct)} recordings of {correct['subject'].nunique()} people"
     lines = [
-        f"accuracy in percent, {len(correct)} recordings of {n_subjects} people {describe_test_side(checkpoint.split)}",
-        format_accuracy_table(correct, sources, len(data.index.classes), bayes),
+        f"{head} {describe_test_side(checkpoint.split)}",
+        *report.format_checkpoint(predictions, modalities),
     ]
     if len(modalities) > 1:
-        lines.append(format_fusion_comparison(correct, modalities))
         lines += format_collapse_warnings(checkpoint.metrics)
-    trained_experiment, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
     out = out or f"{Store(experiment.store.results)}/results_pages/{checkpoint.key}"
     description = (
         f"{trained_experiment.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed "
@@ -156,6 +161,8 @@ def evaluate_cross_validation(
     Raises:
         DataError: It has not been run, or not to its end.
     """
+    if fit_temperature:
+        require_classes(experiment.data, "--temperature", NO_TEMPERATURE)
     e, data = experiment, open_dataset(experiment)
     if searched:
         plans = plan_fold_searches(e, data)
@@ -203,5 +210,6 @@ def evaluate_cross_validation(
     page_path = write_results_page(
         e, data, evaluated, page_info, out or results.format_path(f"results_pages/{key}"), out_of_fold
     )
-    report = format_cv_report(e, folds, data.index.classes, cv_result, {}, results.format_path(name))
-    return f"{report}\npage: {page_path}"
+    report = choose_report(data, {f.number: f.split.train for f in folds})
+    text = format_cv_report(e, folds, report, cv_result, {}, results.format_path(name))
+    return f"{text}\npage: {page_path}"

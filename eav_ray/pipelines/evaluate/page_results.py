@@ -12,9 +12,10 @@ from eav_ray.data.modalities.band_power import FREQUENCY_BANDS, compute_band_pow
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import list_labeled_recordings
-from eav_ray.evaluation import protocol_comparison, statistics, summary
+from eav_ray.evaluation import protocol_comparison
 from eav_ray.evaluation.leak_audit.checks import count_outcomes
 from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint
+from eav_ray.pipelines.evaluate.page_scores import PageScores
 from eav_ray.pipelines.evaluate.provenance import collect_provenance
 from eav_ray.pipelines.evaluate.related_results import is_recorded_eav
 from eav_ray.reporting import results_page
@@ -48,7 +49,7 @@ def build_results(
     page_info: PageInfo,
     predictions: pd.DataFrame,
     modalities: list[str],
-    classes: tuple[str, ...],
+    scores: PageScores,
 ) -> ResultsTree:
     """What is said of any predictions.
 
@@ -56,10 +57,9 @@ def build_results(
         trained_experiment, tested_experiment: The experiment that the checkpoints are of, and the one that names the
             tested data.
         data: The tested data.
-        classes: What labels and logits are numbered by.
+        predictions: With all sources (`PageScores.prepare`).
+        scores: How they are scored.
     """
-    accuracy = summary.summarize_accuracy(predictions, modalities, len(classes))
-    low, high = statistics.compute_chance_band(max(1, accuracy["recordings"] // accuracy["n_subjects"]), len(classes))
     # The published fusion reads all three modalities: one of two is held against nothing.
     is_comparable = trained_experiment is tested_experiment and len(modalities) != 2
     published = (
@@ -73,10 +73,9 @@ def build_results(
     is_adapted = audited[0].checkpoint.split.protocol == "adapted"
     earlier_training = "the training side of its fold, then " if is_adapted else ""
     access = describe_access(trained_experiment, audited[0].checkpoint.split.protocol)
-    subject_scores, quality = (
-        summary.summarize_subjects(predictions, modalities, published),
-        _average_quality(data, predictions),
-    )
+    scored = scores.summarize(predictions, published)
+    has_band_power = "eeg" in modalities and not data.index.targets  # it is shown by class
+    tested = predictions[RECORDING_COLUMNS].drop_duplicates()
     return {
         "format": results_page.RESULTS_FORMAT,
         "title": page_info.title,
@@ -85,7 +84,7 @@ def build_results(
         "protocol": page_info.protocol,
         "access": {"level": trained_experiment.split.access, "description": access},
         "modalities": modalities,
-        "classes": list(classes),
+        **scores.name_outputs(),
         "experiment": to_dict(trained_experiment),
         "model": {
             "Tensors": f"{audited[0].n_parameters:,} numbers",
@@ -101,19 +100,13 @@ def build_results(
                 f"{len(train_subjects)} people"
             ),
             "Tested on": (
-                f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['n_subjects']} "
-                "people"
+                f"{tested_experiment.data.dataset}, {len(tested)} recordings of {tested['subject'].nunique()} people"
             ),
             "Labels": tested_experiment.data.labels,
             "Access to tested subjects": access,
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
         },
-        "accuracy": accuracy,
-        "chance_of_subject": {"level": 1 / len(classes), "low": low, "high": high},
-        "subjects": subject_scores,
-        "comparisons": summary.compare_sources(predictions, modalities),
-        "confusion": summary.count_confusions(predictions, modalities, len(classes)),
-        "weights": summary.summarize_modality_weights(predictions, modalities, classes),
+        **scored,
         "modality_collapse": [
             {"fold": one.evaluated.fold, **finding}
             for one in audited
@@ -124,9 +117,8 @@ def build_results(
             for one in audited
             if (found := _collect_histories(one.checkpoint.metrics, trained_experiment))
         },
-        "quality": summary.correlate_signal_quality(predictions, quality, modalities),
-        "worst_subjects": summary.summarize_worst_subjects(subject_scores, predictions, quality, classes),
-        "band_power": _compute_band_power(tested_experiment, data, predictions) if "eeg" in modalities else None,
+        **scores.summarize_signals(scored, predictions, _average_quality(data, predictions)),
+        "band_power": _compute_band_power(tested_experiment, data, predictions) if has_band_power else None,
         "folds": [
             {
                 "fold": one.evaluated.fold,
@@ -151,17 +143,6 @@ def _collect_histories(metrics: dict[str, Any], experiment: Experiment) -> Resul
     last_part = names[0] if len(names) == 1 else "fusion"
     found = {**metrics.get("histories", {}), last_part: metrics.get("history", [])}
     return {part: history for part, history in found.items() if history}
-
-
-def describe_temperature(predictions: pd.DataFrame | None, out_of_fold: bool) -> str:
-    if predictions is None:
-        return (
-            "No temperature: this split has no validation rows. --temperature trains the inner folds of the training "
-            "people and takes it from their predictions."
-        )
-    source = "of its inner folds" if out_of_fold else "of its validation side"
-    sentence = f"Each model has a temperature {source}, {len(predictions)} windows in all"
-    return f"{sentence}: never of recordings that it is tested on."
 
 
 def _average_quality(data: Dataset, predictions: pd.DataFrame) -> pd.DataFrame:

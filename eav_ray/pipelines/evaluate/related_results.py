@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from eav_ray.config import Experiment, build_experiment, digest, to_dict
@@ -11,10 +10,10 @@ from eav_ray.data.io import parquet
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation import protocol_comparison
-from eav_ray.evaluation.correctness import mark_correct_recordings
 from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT
 from eav_ray.pipelines.evaluate.ablation_plan import FORMAT as ABLATION_FORMAT
 from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS, AuditedCheckpoint, describe_damage
+from eav_ray.pipelines.evaluate.page_scores import PageScores
 from eav_ray.pipelines.train.cross_validation import read_cv_result
 from eav_ray.reporting.html import Section
 from eav_ray.reporting.sections import ablation, cost, robustness, search
@@ -81,6 +80,7 @@ def is_recorded_eav(experiment: Experiment, data: Dataset) -> bool:
     return (
         experiment.data.dataset == "eav"
         and experiment.data.labels == "true"
+        and not experiment.data.predicts_numbers
         and data.shards.read_json(data.index_file).get("is_real") is True
     )
 
@@ -91,7 +91,7 @@ def compare_protocols(
     data: Dataset,
     protocol: str,
     predictions: pd.DataFrame,
-    modalities: list[str],
+    scores: PageScores,
     skipped_results: list[str],
 ) -> ResultsTree:
     """Protocols side by side, seeds, and the published reference."""
@@ -112,14 +112,15 @@ def compare_protocols(
         # A fold of the base alone adds nothing to it.
         others = {p: t for p, t in ordered.items() if not (p.startswith(f"{base}, fold ") and p.endswith(" alone"))}
         found["protocols"] = {
-            "rows": protocol_comparison.summarize_protocols(ordered, modalities),
-            "inflation": protocol_comparison.compare_protocols(others, modalities, base) if base else [],
+            "rows": scores.summarize_protocols(ordered),
+            "inflation": scores.compare_protocols(others, base) if base else [],
             "missing": [p for p in COMPARED_PROTOCOLS if p not in ordered],
         }
     by_seed = {**by_seed.get(protocol, {}), experiment.seed: predictions}
     if len(by_seed) > 1:
-        found["seeds"] = protocol_comparison.summarize_seeds(by_seed, modalities)
+        found["seeds"] = scores.summarize_seeds(by_seed)
     if is_recorded_eav(experiment, data):
+        modalities = sorted(experiment.data.modalities)
         source = "paper" if "paper" in ordered else protocol
         ours = protocol_comparison.compute_published_unit_accuracy(ordered[source], modalities)
         published_rows = ours[ours.index.isin(protocol_comparison.read_published_accuracy().index)]
@@ -204,7 +205,11 @@ def _compute_protocol_identity(e: Experiment) -> str:
 
 
 def collect_searches(
-    results: Store, audited: Sequence[AuditedCheckpoint], experiment: Experiment, skipped_results: list[str]
+    results: Store,
+    audited: Sequence[AuditedCheckpoint],
+    experiment: Experiment,
+    scores: PageScores,
+    skipped_results: list[str],
 ) -> tuple[list[Section], list[ResultsTree]]:
     """The searches that these checkpoints are the winners of: sections of the first, and what each said."""
     keys = {one.checkpoint.key for one in audited}
@@ -222,12 +227,9 @@ def collect_searches(
         except DAMAGED_FILE_ERRORS as error:
             skipped_results.append(describe_damage(results, f"searches/{study}", error))
             continue
-        correct = [
-            mark_correct_recordings(one.evaluated.predictions, ["fusion"])
-            for one in audited
-            if one.checkpoint.key in str(best)
-        ]
-        test_score = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
+        test_score = scores.score_search(
+            [one.evaluated.predictions for one in audited if one.checkpoint.key in str(best)]
+        )
         searches.append(
             {
                 "study": study,

@@ -16,7 +16,7 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation import probability_calibration, results_tree, stacking, summary
+from eav_ray.evaluation import probability_calibration, results_tree
 from eav_ray.evaluation.correctness import list_sources
 from eav_ray.evaluation.leak_audit.audit import audit_checkpoint, audit_transfer
 from eav_ray.evaluation.leak_audit.checks import LeakAudit
@@ -28,7 +28,8 @@ from eav_ray.pipelines.evaluate.audited_checkpoint import (
     read_encoder_train_ids,
 )
 from eav_ray.pipelines.evaluate.baseline import collect_baselines
-from eav_ray.pipelines.evaluate.page_results import PageInfo, ResultsTree, build_results, describe_temperature
+from eav_ray.pipelines.evaluate.page_results import PageInfo, ResultsTree, build_results
+from eav_ray.pipelines.evaluate.page_scores import ClassScores, choose_page_scores
 from eav_ray.pipelines.evaluate.related_results import collect_related, collect_searches, compare_protocols
 from eav_ray.pipelines.evaluate.search_records import read_search_records
 from eav_ray.reporting import results_page
@@ -89,27 +90,22 @@ def write_results_page(
     with connect_experiment(e) as e:
         train_predictions, validation_predictions = _score_train_and_validation(e, audited, data)
     validation_predictions = out_of_fold if out_of_fold is not None else validation_predictions
-    stacked = stacking.add_stacking(predictions, validation_predictions, modalities, len(data.index.classes))
-    predictions = predictions if stacked is None else stacked
+    train_ids = {f.evaluated.fold: (f.evaluated.split or f.checkpoint.split).train for f in audited}
+    scores = choose_page_scores(data, modalities, data.index.classes, train_ids)
+    predictions = scores.prepare(predictions, validation_predictions)
     tree = build_results(
-        trained_experiment, trained_experiment, data, audited, page_info, predictions, modalities, data.index.classes
+        trained_experiment, trained_experiment, data, audited, page_info, predictions, modalities, scores
     )
-    if len(modalities) > 1:
-        tree["stacking_note"] = stacking.describe_stacking(
-            validation_predictions, added=stacked is not None, out_of_fold=out_of_fold is not None
-        )
-    tree["calibration"] = probability_calibration.summarize_calibration(
-        predictions, list_sources(modalities, predictions), validation_predictions
+    tree |= scores.summarize_training(
+        predictions, train_predictions, validation_predictions, out_of_fold=out_of_fold is not None
     )
-    tree["calibration_note"] = describe_temperature(validation_predictions, out_of_fold is not None)
-    tree["generalization_gap"] = summary.compute_generalization_gap(predictions, train_predictions, modalities)
     skipped_results: list[str] = []
     tree |= compare_protocols(
-        trained_experiment, results, data, page_info.protocol, predictions, modalities, skipped_results
+        trained_experiment, results, data, page_info.protocol, predictions, scores, skipped_results
     )
     if audited[0].checkpoint.split.protocol == trained_experiment.split.protocol:  # not of an adaptation
         tree["baselines"] = collect_baselines(results, trained_experiment, data, predictions, skipped_results)
-    search_sections, tree["search"] = collect_searches(results, audited, trained_experiment, skipped_results)
+    search_sections, tree["search"] = collect_searches(results, audited, trained_experiment, scores, skipped_results)
     return _write_page_files(tree | {"skipped_results": skipped_results}, search_sections, results, audited, out)
 
 
@@ -141,7 +137,14 @@ def write_transfer_page(
     audited = [open_audited(evaluated, audit_transferred)]
     predictions = evaluated.predictions.assign(fold=0)
     tree = build_results(
-        audited[0].checkpoint.experiment, e, data, audited, page_info, predictions, modalities, classes
+        audited[0].checkpoint.experiment,
+        e,
+        data,
+        audited,
+        page_info,
+        predictions,
+        modalities,
+        ClassScores(modalities, classes),
     )
     tree["calibration"] = probability_calibration.summarize_calibration(predictions, list_sources(modalities), None)
     if len(modalities) > 1:

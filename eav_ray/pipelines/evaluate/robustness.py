@@ -21,6 +21,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.compatibility import match_dataset_channels
 from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT as TREE_FORMAT
 from eav_ray.evaluation.robustness import build_robustness_results
+from eav_ray.pipelines.evaluate.number_limits import require_classes
 from eav_ray.pipelines.evaluate.robustness_stage import (
     CLEAN,
     Condition,
@@ -66,6 +67,7 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
         DataError: The data root does not hold the test recordings, or has other classes or channels.
     """
     checkpoint = open_finished_checkpoint(path)
+    require_classes(checkpoint.experiment.data, "`eav robustness`", "give a checkpoint that was trained on classes")
     experiment = retarget_experiment(checkpoint.experiment, changes)
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from eav_ray.config.paths import retarget_experiment
 from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.predicted_numbers import name_numbers
 from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilities
 from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
 from eav_ray.storage import io_errors, replace_file
@@ -37,6 +38,9 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
     the modality weights as they are and with the length of values considered. A recording has the means of its
     windows' logits and weights, and the softmax of these means.
 
+    Of a checkpoint that predicts numbers: `<target>`, what the data say, `predicted.<target>` of the fusion,
+    `<modality>.predicted.<target>` and `mean.predicted.<target>` in place of classes, probabilities and logits.
+
     Args:
         changes: Of the checkpoint's experiment: `data.root` and what else differs.
         out: Its ending says the kind of file. Windows are written as they come, so that many need no memory.
@@ -50,18 +54,23 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
         raise ConfigError(f"--out is {target.name}; give a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
     checkpoint = open_finished_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes, used_stores=("shards",) if shards else ())
+    targets, classes = checkpoint.experiment.data.targets.names, checkpoint.state.classes
+
+    def name_outputs(table: pd.DataFrame) -> pd.DataFrame:
+        return name_numbers(table, targets) if targets else add_probabilities(table, classes)
+
     windows_path = target.with_name(f"{target.stem}-windows{target.suffix}")
     recordings = RecordingAverager()
     with TableWriter(target) as recording_writer, TableWriter(windows_path) as window_writer:
 
         def write_windows(windows: pd.DataFrame) -> None:
             recordings.add(windows)
-            window_writer.add(add_probabilities(windows, checkpoint.state.classes))
+            window_writer.add(name_outputs(windows))
 
         failed = (predict_shards if shards else predict_recordings)(experiment, checkpoint, write_windows)
         if not recordings.n_windows:
             raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
-        recording_table = add_probabilities(recordings.compute_means(), checkpoint.state.classes)
+        recording_table = name_outputs(recordings.compute_means())
         recording_writer.add(recording_table)
     n_windows = recordings.n_windows
     lines = [f"{len(recording_table)} recordings ({n_windows} windows) predicted: {target}, {windows_path}"]

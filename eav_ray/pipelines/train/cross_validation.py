@@ -18,9 +18,9 @@ from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.distributed.worker_groups import train_runs
 from eav_ray.errors import ConfigError, DataError, UnrecoverableError
-from eav_ray.evaluation.summary import compute_optimism
 from eav_ray.pipelines.train.workload import announce_workload
-from eav_ray.reporting.tables import describe_test_side, format_optimism, format_protocol_table
+from eav_ray.reporting.score_reports import ScoreReport, choose_report
+from eav_ray.reporting.tables import describe_test_side
 from eav_ray.storage import Store, check_format, encode_documents, list_package_versions
 from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoints
 from eav_ray.training.metrics import RECORDING_COLUMNS
@@ -104,9 +104,9 @@ def load_or_run(
                 raise DataError(describe_missing_folds(failed, folds))
             if not failed:
                 results.commit(name, _encode_result(e, result))
-    return CVReport(
-        result, failed, format_cv_report(e, folds, data.index.classes, result, failed, results.format_path(name))
-    )
+    report = choose_report(data, {f.number: f.split.train for f in folds})
+    text = format_cv_report(e, folds, report, result, failed, results.format_path(name))
+    return CVReport(result, failed, text)
 
 
 def plan_cv_folds(experiment: Experiment, data: Dataset) -> list[PlannedFold]:
@@ -207,7 +207,7 @@ def read_cv_result(results: Store, name: str) -> CVResult:
 def format_cv_report(
     e: Experiment,
     folds: list[PlannedFold],
-    classes: tuple[str, ...],
+    report: ScoreReport,
     result: CVResult,
     failed: dict[int, str],
     path: str,
@@ -215,23 +215,16 @@ def format_cv_report(
     """The table of all folds that were scored, and a line for those that were not."""
     scored = result.predictions[RECORDING_COLUMNS].drop_duplicates()
     head = (
-        f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: accuracy in percent, {len(scored)} "
+        f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: {report.heading}, {len(scored)} "
         f"recordings of {scored['subject'].nunique()} people {describe_test_side(folds[0].split)}; access to them "
         f"{e.split.access}"
     )
     findings = {record["fold"]: record["modality_collapse"] for record in result.fold_records}
-    lines = [head, format_protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]
+    modalities = sorted(e.data.modalities)
+    lines = [head, report.format_protocol(result.predictions, modalities, findings)]
     searches = {fact["fold"]: fact["search"] for fact in result.fold_records if "search" in fact}
     if searches:
-        predictions_by_fold = {n: rows for n, rows in result.predictions.groupby("fold")}
-        lines.append(
-            format_optimism(
-                {
-                    n: compute_optimism(predictions_by_fold[n], s["inner_score"], s["changes"])
-                    for n, s in searches.items()
-                }
-            )
-        )
+        lines.append(report.format_searches(result.predictions, modalities, searches))
     lines.append(describe_missing_folds(failed, folds) if failed else f"predictions: {path}")
     return "\n".join(lines)
 

@@ -73,7 +73,7 @@ def build_worst_subjects(results: ResultsTree) -> Section:
         ("subject", "subject", ""),
         *((s, s, format_percent) for s in results["accuracy"]["sources"]),
         ("most frequent mistakes", "mistakes", _list_mistakes),
-        ("measured of their signals", "signal_quality", _list_measures),
+        ("measured of their signals", "signal_quality", list_measures),
     ]
     return Section("Worst people", [build_table(results["worst_subjects"], columns, left=True)])
 
@@ -82,7 +82,8 @@ def _list_mistakes(mistakes: dict[str, int]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in mistakes.items()) or "–"
 
 
-def _list_measures(measures: dict[str, float | None] | None) -> str:
+def list_measures(measures: dict[str, float | None] | None) -> str:
+    """List what was measured of one person's signals."""
     known = {name: value for name, value in (measures or {}).items() if value is not None}
     return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in known.items()) or "–"
 

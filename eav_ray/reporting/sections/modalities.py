@@ -20,11 +20,11 @@ def build_modality_weights(results: ResultsTree) -> Section:
     if tests:
         tested = f"Do weights differ between classes? Friedman's test over people: {'; '.join(tests)}."
         notes.insert(0, Note(tested))
-    by_subject = Folded("By person", _build_weight_table(results, "subject"))
-    return Section("Modality weights", [figure, _build_weight_table(results, "class"), by_subject, *notes])
+    by_subject = Folded("By person", build_weight_table(results, "subject"))
+    return Section("Modality weights", [figure, build_weight_table(results, "class"), by_subject, *notes])
 
 
-def _build_weight_table(results: ResultsTree, unit: str) -> Table:
+def build_weight_table(results: ResultsTree, unit: str) -> Table:
     """Build the table of weights by `class` or by `subject`."""
     corrected = results["weights"]["corrected"][f"by_{unit}"]
     rows = [

@@ -15,6 +15,7 @@ from eav_ray.pipelines.train.cross_validation import (
     make_protocol_key,
     plan_cv_folds,
 )
+from eav_ray.reporting.score_reports import ClassReport
 from eav_ray.reporting.tables import format_protocol_table
 from eav_ray.storage import Store
 from tests.helpers.datasets import CLASSES, PEOPLE, make_dataset
@@ -89,13 +90,13 @@ def test_the_table_without_failed_folds_is_of_the_others_and_names_them(experime
     folds = plan_cv_folds(experiment, make_dataset(experiment))
     kept = scored(folds[:2])
     failed = {3: "no memory", 2: "no disk"}
-    lines = format_cv_report(experiment, folds, CLASSES, kept, failed, "results/protocols/x").splitlines()
+    lines = format_cv_report(experiment, folds, ClassReport(CLASSES), kept, failed, "results/protocols/x").splitlines()
     assert lines[0].startswith("within, 2 of 4 folds: ") and "of 2 people of whom other recordings" in lines[0]
     assert lines[1:-1] == format_protocol_table(kept.predictions, ["audio", "eeg"], 2, {0: [], 1: []}).splitlines()
     assert lines[-1] == describe_missing_folds(failed, folds)
     assert "2 of 4 folds" in lines[-1] and "2 (p2), 3 (p3)" in lines[-1] and "no disk" in lines[-1]
     assert "results/protocols/x" in format_cv_report(
-        experiment, folds, CLASSES, scored(folds), {}, "results/protocols/x"
+        experiment, folds, ClassReport(CLASSES), scored(folds), {}, "results/protocols/x"
     )
 
 
