@@ -192,9 +192,12 @@ class Prediction:
     """What a checkpoint says of one recording, or of one window of it.
 
     Attributes:
-        predicted: The class that the fusion predicts; None where it is not a number.
+        predicted: The class that the fusion predicts; None where its probabilities are no numbers, and of a checkpoint
+            that predicts numbers.
         probabilities: The fusion's probability of each class.
-        by_modality: The probability of each class by each modality alone; None where it is not there.
+        values: The number that the fusion predicts of each target, where numbers are predicted.
+        by_modality: The probability of each class, or the number of each target, by each modality alone; None where it
+            is not there.
         weights: How much the fusion attends to each modality; they add up to 1.
         used: The modalities that were used.
         not_used: The reason for each modality that was not.
@@ -204,6 +207,7 @@ class Prediction:
 
     predicted: str | None
     probabilities: dict[str, float | None]
+    values: dict[str, float | None]
     by_modality: dict[str, dict[str, float | None]]
     weights: dict[str, float | None]
     used: tuple[str, ...]
@@ -220,7 +224,8 @@ class Predictor:
         device: Where to compute, such as `"cuda"`; by default a GPU if there is one.
 
     Attributes:
-        classes: The classes that it knows.
+        classes: The classes that it knows; none where it predicts numbers.
+        targets: The names of the numbers that it predicts; none where it predicts classes.
         modalities: The modalities that it was trained on.
         eeg_channels: The names of its EEG channels, in order; empty where they are not known.
         access: What it may know of a person whom it predicts (`split.access`).
@@ -249,6 +254,7 @@ class Predictor:
         self._split = opened.experiment.split
         self._predictor = predictor.Predictor(opened, torch.device(name))
         self.classes: tuple[str, ...] = self._predictor.classes
+        self.targets: tuple[str, ...] = self._predictor.targets
         self.modalities: tuple[str, ...] = self._predictor.modalities
         self.eeg_channels: tuple[str, ...] = self._predictor.inputs.eeg_channel_names
         self.access: str = self._split.access
@@ -384,8 +390,9 @@ class Predictor:
 
 def _make_prediction(tree: dict[str, Any], not_used: dict[str, str], windows: tuple[Prediction, ...]) -> Prediction:
     return Prediction(
-        predicted=tree["predicted"],
-        probabilities=tree["probabilities"],
+        predicted=tree["predicted"] if "probabilities" in tree else None,
+        probabilities=tree.get("probabilities", {}),
+        values={} if "probabilities" in tree else tree["predicted"],
         by_modality=tree["by_modality"],
         weights=tree["weights"],
         used=tuple(tree["used"]),

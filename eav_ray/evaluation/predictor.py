@@ -15,6 +15,7 @@ from eav_ray.data.preprocessing.windowing import WindowFormat
 from eav_ray.data.recordings import TARGET_PREFIX
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
+from eav_ray.evaluation.predicted_numbers import build_number_trees
 from eav_ray.evaluation.probabilities import (
     PREDICTED_COLUMN,
     RecordingAverager,
@@ -213,7 +214,7 @@ class Predictor:
         Args:
             measurement: Of its subject, for a model that normalises within subjects.
         Returns:
-            A tree of JSON, as of `build_prediction_trees`, with the modalities that were `used`, the reason for each
+            A tree of JSON, as of `describe_predictions`, with the modalities that were `used`, the reason for each
             that is `not_used`, and `windows`, each with its `start_s`. No windows: nothing can be used, and the tree
             has only these three.
         """
@@ -230,12 +231,18 @@ class Predictor:
         table = self.predict_windows(windows_used, measurement)
         recording_means = RecordingAverager()
         recording_means.add(table)
-        (recording,) = build_prediction_trees(recording_means.compute_means(), self.classes)
+        (recording,) = self.describe_predictions(recording_means.compute_means())
         windows = [
             {"start_s": row["window"] * self.preprocessing.window_s, "used": self.list_used_modalities(row)} | answer
-            for row, answer in zip(windows_used, build_prediction_trees(table, self.classes), strict=True)
+            for row, answer in zip(windows_used, self.describe_predictions(table), strict=True)
         ]
         return recording | {"used": used, "not_used": not_used, "windows": windows}
+
+    def describe_predictions(self, table: pd.DataFrame) -> list[dict[str, Any]]:
+        """Turn each row of a table of predictions into a tree of JSON: of classes, or of numbers."""
+        if self.targets:
+            return build_number_trees(table, self.targets)
+        return build_prediction_trees(table, self.classes)
 
     def list_used_modalities(self, window: dict[str, Any]) -> list[str]:
         return [m for m in self.modalities if window[f"has_{m}"]]

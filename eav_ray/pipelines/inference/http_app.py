@@ -31,7 +31,7 @@ from eav_ray.data.streaming.messages import MAX_MESSAGE_BYTES, check_keys, parse
 from eav_ray.data.streaming.stream import HOP_S, LiveStream, StreamSnapshot, make_window
 from eav_ray.data.streaming.upload import MAX_UPLOAD_S, Upload, parse_upload
 from eav_ray.errors import DataError
-from eav_ray.evaluation.predictor import Predictor, build_prediction_trees, join_reasons
+from eav_ray.evaluation.predictor import Predictor, join_reasons
 from eav_ray.evaluation.subject_measurement import SubjectMeasurement
 from eav_ray.pipelines.inference.auth import TokenAuthMiddleware, encode_json, make_json_response
 from eav_ray.pipelines.inference.streamed_subject import StreamedSubject
@@ -93,6 +93,7 @@ class PredictionService:
                 "ok": True,
                 "checkpoint": self._name,
                 "classes": list(p.classes),
+                "targets": list(p.targets),
                 "modalities": list(p.modalities),
                 "window_s": p.preprocessing.window_s,
                 "eeg_channels": list(p.inputs.eeg_channel_names) or p.inputs.eeg_channels,
@@ -342,8 +343,8 @@ class StreamSession:
             tree["subject"] = described
         tree |= {"used": p.list_used_modalities(row), "not_used": not_used}
         if not tree["used"]:
-            return tree | {"predicted": None, "probabilities": None}
-        (answer,) = build_prediction_trees(p.predict_windows([row], measurement), p.classes)
+            return tree | {"predicted": None} | ({} if p.targets else {"probabilities": None})
+        (answer,) = p.describe_predictions(p.predict_windows([row], measurement))
         return tree | answer
 
 
