@@ -52,7 +52,7 @@ def describe_number_result(results: ResultsTree) -> str:
         )
         if constant is not None:
             part += f" against {format_error(constant['rmse']['mean'])} of a constant prediction"
-        parts.append(part + (" (its interval holds 0)" if main["within_chance"] else ""))
+        parts.append(part + (" (the interval of its CCC holds 0)" if main["within_chance"] else ""))
     return (
         f"{main_source}, {'; '.join(parts)}. Over {scores['recordings']} recordings of {scores['n_subjects']} people "
         f"{results['separation']}; access to them {results['access']['level']}."
