@@ -27,7 +27,7 @@ from eav_ray.evaluation.statistics import compute_difference_interval
 from eav_ray.training.number_scores import compute_ccc, compute_pearson
 
 SUBJECT_COUNTS = (6, 12, 42)
-STUDIES, MAX_DRAWN_STUDIES, N_DRAWS = 2000, 300, 500
+STUDIES, MAX_DRAWN_STUDIES, N_DRAWS = 2000, 100, 400
 N_TRUTH = 200_000  # people that the true value is taken of
 LOW, HIGH = 93.0, 97.0
 # Of the correlation of a person's predictions with the truth: its middle, and its SD over people on Fisher's z scale;

@@ -198,7 +198,10 @@ def score_between_subjects(pairs: pd.DataFrame) -> dict[str, Interval]:
     Args:
         pairs: From `select_pairs`.
     """
-    means = pairs.groupby("subject")[["predicted", "true"]].agg(lambda x: x.mean(skipna=False)).to_numpy(float)
+    means = pairs.groupby("subject")[["predicted", "true"]].mean()
+    # Of a source that diverged for a subject, what is left is not its answer.
+    diverged = pairs["predicted"].isna().groupby(pairs["subject"]).any()
+    means = means.assign(predicted=means["predicted"].mask(diverged)).to_numpy(float)
     return {name: _jackknife_correlation(means, measure) for name, measure in CORRELATIONS.items()}
 
 

@@ -21,7 +21,7 @@ def plot_points(points: Mapping[str, Sequence[Point]]) -> Figure:
     Args:
         points: Target -> subject, true and predicted number of each recording; None where there is no prediction.
     """
-    figure, panels = make_panels(list(points), 3, (2.6, 2.7))
+    figure, panels = make_panels(list(points), 3, (2.9, 2.9))
     for axes, rows in zip(panels, points.values(), strict=True):
         _plot_target(axes, [row for row in rows if row[2] is not None])
     panels[0].set(xlabel="true", ylabel="predicted")
@@ -40,7 +40,7 @@ def _plot_target(axes: Axes, rows: Sequence[Point]) -> None:
         ends = (low - margin, high + margin)
         axes.plot(ends, ends, color="0.5", lw=0.8, zorder=0)
         axes.set(xlim=ends, ylim=ends)
-    axes.set_aspect("equal")
+    axes.set_box_aspect(1)  # both axes have the same ends
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -140,7 +140,7 @@ def test_the_headline_says_each_target_beside_a_constant(tree: ResultsTree, show
     main = tree["scores"]["targets"]["arousal"]["sources"]["fusion"]
     constant = tree["scores"]["targets"]["arousal"]["sources"]["constant"]
     assert (
-        f"within 8 people, RMSE {main['rmse']['mean']:.4g} against {constant['rmse']['mean']:.4g} of a constant"
+        f"within people (8), RMSE {main['rmse']['mean']:.4g} against {constant['rmse']['mean']:.4g} of a constant"
     ) in shown
     assert f"arousal: CCC {main['within']['ccc']['mean']:.3f} (95 % " in shown
 

@@ -32,6 +32,9 @@ Tables = dict[str, pd.DataFrame]  # predictions of test recordings by protocol
 class PageScores(Protocol):
     """What a page says of predictions, by key of `results.json`."""
 
+    @property
+    def modalities(self) -> list[str]: ...
+
     def prepare(self, predictions: pd.DataFrame, validation: pd.DataFrame | None) -> pd.DataFrame:
         """Add sources to the test predictions that are made of other rows."""
         ...

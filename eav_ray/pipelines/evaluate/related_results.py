@@ -120,8 +120,7 @@ def compare_protocols(
     if len(by_seed) > 1:
         found["seeds"] = scores.summarize_seeds(by_seed)
     if is_recorded_eav(experiment, data):
-        modalities = sorted(experiment.data.modalities)
-        source = "paper" if "paper" in ordered else protocol
+        modalities, source = scores.modalities, "paper" if "paper" in ordered else protocol
         ours = protocol_comparison.compute_published_unit_accuracy(ordered[source], modalities)
         published_rows = ours[ours.index.isin(protocol_comparison.read_published_accuracy().index)]
         if len(published_rows):

@@ -47,14 +47,14 @@ def describe_number_result(results: ResultsTree) -> str:
         interval = own["ccc"]["interval"]
         bounds = "no interval" if None in interval else f"95 % {format_interval(interval, format_correlation)}"
         part = (
-            f"{name}: CCC {format_correlation(own['ccc']['mean'])} ({bounds}) {target['level']} {own['n_subjects']} "
-            f"people, RMSE {format_error(main['rmse']['mean'])}"
+            f"{name}: CCC {format_correlation(own['ccc']['mean'])} ({bounds}) {target['level']} people "
+            f"({own['n_subjects']}), RMSE {format_error(main['rmse']['mean'])}"
         )
         if constant is not None:
             part += f" against {format_error(constant['rmse']['mean'])} of a constant prediction"
-        parts.append(part + ("; the interval holds 0" if main["within_chance"] else ""))
+        parts.append(part + (" (the interval of its CCC holds 0)" if main["within_chance"] else ""))
     return (
-        f"{main_source}, {'. '.join(parts)}. Over {scores['recordings']} recordings of {scores['n_subjects']} people "
+        f"{main_source}, {'; '.join(parts)}. Over {scores['recordings']} recordings of {scores['n_subjects']} people "
         f"{results['separation']}; access to them {results['access']['level']}."
     )
 

@@ -15,6 +15,7 @@ from eav_ray.data.synthetic.generate import SyntheticSpec, generate_subject
 from eav_ray.errors import DataError
 from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint, EvaluatedCheckpoint
 from eav_ray.pipelines.evaluate.page_results import PageInfo
+from eav_ray.pipelines.evaluate.page_scores import ClassScores
 from eav_ray.pipelines.evaluate.related_results import (
     collect_related,
     collect_searches,
@@ -27,7 +28,9 @@ from eav_ray.storage import Store
 from eav_ray.tuning.best import write_best_record
 from tests.helpers.audits import make_honest_checkpoint, store_windows, validate_on_test
 from tests.helpers.checkpoints import make_checkpoint, save_checkpoint
-from tests.helpers.predictions import MODALITIES, draw_predictions
+from tests.helpers.predictions import CLASSES, MODALITIES, draw_predictions
+
+SCORES = ClassScores(MODALITIES, CLASSES)
 
 
 def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
@@ -129,7 +132,7 @@ def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: 
     sections, found = collect_related(results, [opened], skipped_results)
     assert sections == [] and found == {"ablation": None, "robustness": None}
     assert len(skipped_results) == 2 and "ablations/a" in skipped_results[0] and "robustness/a" in skipped_results[1]
-    assert collect_searches(results, [opened], Experiment(), skipped_results) == ([], [])
+    assert collect_searches(results, [opened], Experiment(), SCORES, skipped_results) == ([], [])
     assert len(skipped_results) == 4 and "searches/s" in skipped_results[2] and "searches/t" in skipped_results[3]
 
 
@@ -139,10 +142,9 @@ def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) 
     windows = SimpleNamespace(ids={"id": set()})
     data: Any = SimpleNamespace(windows=windows, digest="", shards=shards, index_file="index.json")
     for protocol, other in (("paper, fold 3 alone", False), ("loso, fold 3 alone", True)):
-        found = compare_protocols(Experiment(), Store(tmp_path), data, protocol, ours, MODALITIES, [])["reference"]
+        found = compare_protocols(Experiment(), Store(tmp_path), data, protocol, ours, SCORES, [])["reference"]
         assert ("another protocol" in found["note"]) is other
     pair = ours.drop(columns=[c for c in ours if c.startswith("eeg.") or c.endswith(".eeg")])
-    rows = compare_protocols(Experiment(), Store(tmp_path), data, "paper, fold 3 alone", pair, ["audio", "video"], [])[
-        "reference"
-    ]
+    scores = ClassScores(["audio", "video"], CLASSES)
+    rows = compare_protocols(Experiment(), Store(tmp_path), data, "paper, fold 3 alone", pair, scores, [])["reference"]
     assert [row["ours"] for row in rows["rows"]] == ["audio", "video"]  # the published fusion reads EEG too
