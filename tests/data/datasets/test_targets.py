@@ -170,8 +170,8 @@ def test_what_is_missing_or_infinite_is_no_number() -> None:
             parse_number(cell)
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_a_row_without_its_numbers_is_left_out_and_said(tmp_path: Path, beside: bool) -> None:
+@pytest.mark.parametrize("is_own_file", [False, True])
+def test_a_row_without_its_numbers_is_left_out_and_said(tmp_path: Path, is_own_file: bool) -> None:
     e = load(tmp_path)
     table = read_recordings(tmp_path)
     expected = list_targets(table)
@@ -180,7 +180,7 @@ def test_a_row_without_its_numbers_is_left_out_and_said(tmp_path: Path, beside: 
         cells.loc[row, name] = cell
     cells.loc[4, list(TARGETS)] = ["", "1,5"]
     write_recordings(tmp_path, cells)
-    if beside:
+    if is_own_file:
         (tmp_path / "recordings.csv").rename(tmp_path / "ratings.csv")
         write_recordings(tmp_path, table[["subject", "recording"]])
         targets = {"columns": list(TARGETS), "path": str(tmp_path / "ratings.csv")}
