@@ -93,6 +93,8 @@ def test_a_label_beside_numbers_is_not_used(tmp_path: Path) -> None:
     (remark,) = listing.remarks
     assert "columns that are not used: label; used are subject, recording, " in remark
     assert remark.endswith("order, valence, arousal")
+    table.assign(label=[[1, 2]] * len(table)).to_parquet(tmp_path / "m.parquet")
+    assert collect(scan(override(e, {"data.root": str(tmp_path / "m.parquet")}))) == list_targets(table)
 
 
 def test_the_label_itself_may_be_the_number(tmp_path: Path) -> None:
