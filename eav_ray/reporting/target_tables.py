@@ -23,12 +23,13 @@ def build_target_table(targets: Sequence[str], values: Mapping[str, np.ndarray])
             number.
     """
     head = ["subject", "recordings"]
-    head += [f"{name} {measure}" for name in targets for measure in ("mean", "SD", "min", "max")]
-    parts = dict(values)
+    for name in targets:
+        head += [f"{name} mean", "SD", "min", "max"]
+    parts = list(values.items())
     if len(parts) > 1:
-        parts[ALL] = np.concatenate(list(values.values()))
+        parts.append((ALL, np.concatenate(list(values.values()))))
     rows = []
-    for subject, x_NK in parts.items():
+    for subject, x_NK in parts:
         measures = np.stack([x_NK.mean(0), x_NK.std(0), x_NK.min(0), x_NK.max(0)], 1)  # (targets, 4)
         rows.append([subject, str(len(x_NK)), *(format(x, NUMBER_FORMAT) for x in measures.ravel().tolist())])
     return Table(head, rows)
@@ -55,4 +56,5 @@ def _plot_distributions(targets: Sequence[str], values_NK: np.ndarray) -> Figure
         else:
             axes.hist(x, bins=N_BINS)
         axes.set(ylabel="recordings")
+        axes.yaxis.get_major_locator().set_params(integer=True)
     return figure

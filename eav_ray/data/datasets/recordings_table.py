@@ -85,7 +85,9 @@ class RecordingsTable(DatasetReader):
                 "least one, or name given features under data.features"
             )
         self._numbers = self._read_targets()
-        self.rows = _list_rows(self.path, self.table)
+        label = () if self._predicts_numbers else ("label",)
+        self._known = (*NAME_COLUMNS, *label, *OPTIONAL_COLUMNS)
+        self.rows = _list_rows(self.path, self.table, self._known)
         if not self._predicts_numbers:
             labels = {row.cells.get("label", "") for row in self.rows}
             self.classes = tuple(sorted(x for x in labels if x and not LINE_BREAK.search(x)))
@@ -187,8 +189,7 @@ class RecordingsTable(DatasetReader):
             rows = ", ".join(map(str, orderless[:5]))
             yield f"{self.path}: rows without order ({len(orderless)}: {rows}) take their position in the table for it"
         yield from describe_decimal_commas(self.table, self._targets, self.path)
-        label = () if self._predicts_numbers else ("label",)
-        known = (*NAME_COLUMNS, *label, *OPTIONAL_COLUMNS, *self._targets)
+        known = (*self._known, *self._targets)
         if unused := [name for name in self.table.columns if name not in known]:
             yield f"{self.path}: columns that are not used: {', '.join(unused)}; used are {', '.join(known)}"
 
@@ -261,9 +262,9 @@ def _read_known_columns(path: Path, targets: Sequence[str]) -> Table:
     return table
 
 
-def _list_rows(path: Path, table: Table) -> list[_Row]:
+def _list_rows(path: Path, table: Table, known: Sequence[str]) -> list[_Row]:
     columns: dict[str, list[str]] = {}
-    for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS):
+    for name in known:
         if name in table.columns:
             try:
                 columns[name] = (table.read_text if name in MEDIA_COLUMNS else table.read_names)(name)
@@ -272,8 +273,8 @@ def _list_rows(path: Path, table: Table) -> list[_Row]:
     rows = []
     for position, cells in enumerate(zip(*columns.values(), strict=True)):
         stated = dict(zip(columns, cells, strict=True))
-        known = {c: "" if cell in EMPTY_CELLS else cell for c, cell in stated.items()}
-        rows.append(_Row(position, table.numbers[position], known, stated))
+        filled = {c: "" if cell in EMPTY_CELLS else cell for c, cell in stated.items()}
+        rows.append(_Row(position, table.numbers[position], filled, stated))
     return rows
 
 

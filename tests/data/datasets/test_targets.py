@@ -93,6 +93,8 @@ def test_a_label_beside_numbers_is_not_used(tmp_path: Path) -> None:
     (remark,) = listing.remarks
     assert "columns that are not used: label; used are subject, recording, " in remark
     assert remark.endswith("order, valence, arousal")
+    table.assign(label=[[1, 2]] * len(table)).to_parquet(tmp_path / "m.parquet")
+    assert collect(scan(override(e, {"data.root": str(tmp_path / "m.parquet")}))) == list_targets(table)
 
 
 def test_the_label_itself_may_be_the_number(tmp_path: Path) -> None:
@@ -170,8 +172,8 @@ def test_what_is_missing_or_infinite_is_no_number() -> None:
             parse_number(cell)
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_a_row_without_its_numbers_is_left_out_and_said(tmp_path: Path, beside: bool) -> None:
+@pytest.mark.parametrize("is_own_file", [False, True])
+def test_a_row_without_its_numbers_is_left_out_and_said(tmp_path: Path, is_own_file: bool) -> None:
     e = load(tmp_path)
     table = read_recordings(tmp_path)
     expected = list_targets(table)
@@ -180,7 +182,7 @@ def test_a_row_without_its_numbers_is_left_out_and_said(tmp_path: Path, beside: 
         cells.loc[row, name] = cell
     cells.loc[4, list(TARGETS)] = ["", "1,5"]
     write_recordings(tmp_path, cells)
-    if beside:
+    if is_own_file:
         (tmp_path / "recordings.csv").rename(tmp_path / "ratings.csv")
         write_recordings(tmp_path, table[["subject", "recording"]])
         targets = {"columns": list(TARGETS), "path": str(tmp_path / "ratings.csv")}
