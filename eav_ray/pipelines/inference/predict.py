@@ -18,7 +18,7 @@ import torch
 from eav_ray.config import MODALITIES, Experiment, ModalityName, RuntimeConfig
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
-from eav_ray.data.recordings import UNKNOWN_LABEL, Listing
+from eav_ray.data.recordings import UNKNOWN_LABEL, Listing, list_target_columns
 from eav_ray.data.shards.dataset import open_shards
 from eav_ray.distributed import cluster
 from eav_ray.distributed.connection import connect_experiment
@@ -293,8 +293,9 @@ def _deliver_predictions(
         failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
         good = batch[batch["reason"] == ""].drop(columns="reason").reset_index(drop=True)
         if len(good):
-            # A part in which something could not be read has a column of objects of its numbers.
-            numbers = [c for c in good.columns if is_averaged_column(c)]
+            # A part in which something could not be read has a column of objects of its numbers, and Arrow's are no
+            # numbers that pandas writes as empty where they are NaN.
+            numbers = [c for c in good.columns if is_averaged_column(c)] + list_target_columns(good.columns)
             good[numbers] = good[numbers].astype(float)
             if not holds_numbers(good):
                 # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
