@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eav_ray.config import Experiment, load_experiment, override
+from eav_ray.config.data_sections import TargetData
 from eav_ray.data.datasets import registry
+from eav_ray.data.datasets.recordings_table import RecordingsTable
 from eav_ray.data.io.numbers import parse_number
 from eav_ray.data.recordings import Listing
 from eav_ray.errors import ConfigError, DataError
@@ -129,7 +131,7 @@ def test_readers_of_the_package_and_plugins_take_a_table(tmp_path: Path) -> None
             registry.scan_dataset(override(e, {"data.targets": {"columns": ["score"]}}).data)
 
 
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+NUMBERS = st.floats(-1e30, 1e30)
 
 
 @given(value=NUMBERS, form=st.sampled_from(["r", ".17g", ".17e", "+.17g"]))
@@ -170,6 +172,34 @@ def test_what_is_missing_or_infinite_is_no_number() -> None:
     for cell in ("1e999", math.inf, -math.inf, 10**400):
         with pytest.raises(ValueError, match="which is infinite"):
             parse_number(cell)
+    for cell in ("-1.7976931348623157e+308", 3.4028235e38):  # missing in SPSS, and in much else
+        with pytest.raises(ValueError, match=r"which is beyond 1e\+30, as marks of missing numbers are"):
+            parse_number(cell)
+
+
+CELLS = {"1.5": 1.5, "-2e3": -2000.0, "0": 0.0, "": None, "NA": None, "x": None, "inf": None, "1;5": None}
+
+
+@given(rows=st.lists(st.tuples(st.sampled_from(list(CELLS)), st.sampled_from(list(CELLS))), min_size=1, max_size=12))
+def test_each_row_is_a_recording_with_all_of_its_numbers_or_a_problem(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("t") / "m.csv"
+    lines = [f"p,{number},{a},{b}" for number, (a, b) in enumerate(rows)]
+    path.write_text("\n".join(["subject,recording,a,b", *lines]) + "\n")
+    expected = {f"p/{n}": (CELLS[a], CELLS[b]) for n, (a, b) in enumerate(rows) if None not in (CELLS[a], CELLS[b])}
+    targets = TargetData(columns=("a", "b"))
+    if not expected:
+        with pytest.raises(DataError, match="has no row with all of a, b"):
+            RecordingsTable(str(path), needs_media=False, targets=targets)
+    else:
+        listing = RecordingsTable(str(path), needs_media=False, targets=targets).scan()
+        assert {r.id: r.targets for r in listing.recordings} == expected
+        assert len(listing.problems) == len(rows) - len(expected)
+    predicted = RecordingsTable(str(path), needs_media=False, targets=targets, needs_truth=False).scan()
+    assert not predicted.problems
+    found = [tuple(None if math.isnan(x) else x for x in r.targets) for r in predicted.recordings]
+    assert found == [(CELLS[a], CELLS[b]) for a, b in rows]
 
 
 @pytest.mark.parametrize("is_own_file", [False, True])
