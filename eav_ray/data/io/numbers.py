@@ -12,6 +12,7 @@ from eav_ray.data.io.tables import EMPTY_CELLS, Table
 from eav_ray.errors import DataError, suggest_nearest
 
 NUMBER_PATTERN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+MAX_NUMBER = 1e30  # no measurement is beyond; what programs write for a missing one is, as SPSS does (-1.8e308)
 UNKNOWN = math.nan  # one object, as equal recordings must be equal
 
 
@@ -31,7 +32,7 @@ def parse_number(cell: Any, *, decimal_comma: bool = False) -> float:
         cell: Text, or what a Parquet file holds.
         decimal_comma: Whether numbers in text may have a comma.
     Raises:
-        ValueError: It is no number, or infinite; says which.
+        ValueError: It is no number, infinite, or beyond `MAX_NUMBER`; says which.
     """
     if cell is None or cell != cell:  # NaN, which is not itself
         return UNKNOWN
@@ -51,6 +52,8 @@ def parse_number(cell: Any, *, decimal_comma: bool = False) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{cell!r}, which is infinite")
+    if abs(number) > MAX_NUMBER:
+        raise ValueError(f"{cell!r}, which is beyond {MAX_NUMBER:g}, as marks of missing numbers are")
     return number
 
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eav_ray.config import Experiment, load_experiment, override
+from eav_ray.config.data_sections import TargetData
 from eav_ray.data.datasets import registry
-from eav_ray.data.io.numbers import parse_number
+from eav_ray.data.datasets.recordings_table import RecordingsTable
 from eav_ray.data.recordings import Listing
 from eav_ray.errors import ConfigError, DataError
 from tests.helpers.given_targets import TARGETS, list_targets, read_recordings, write_recordings, write_target_tables
@@ -129,47 +130,29 @@ def test_readers_of_the_package_and_plugins_take_a_table(tmp_path: Path) -> None
             registry.scan_dataset(override(e, {"data.targets": {"columns": ["score"]}}).data)
 
 
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+CELLS = {"1.5": 1.5, "-2e3": -2000.0, "0": 0.0, "": None, "NA": None, "x": None, "inf": None, "1;5": None}
 
 
-@given(value=NUMBERS, form=st.sampled_from(["r", ".17g", ".17e", "+.17g"]))
-def test_every_number_is_read_as_it_stands(value: float, form: str) -> None:
-    text = repr(value) if form == "r" else format(value, form)
-    assert parse_number(text) == parse_number(value) == value
-    assert parse_number(text.replace(".", ","), decimal_comma=True) == value
-
-
-@given(text=st.text())
-def test_no_text_is_read_as_a_number_that_it_is_not(text: str) -> None:
-    try:
-        number = parse_number(text)
-    except ValueError as error:
-        assert repr(text) in str(error)
-        return
-    # Python takes more for a number: underscores, digits of other scripts, spaces.
-    assert math.isnan(number) or (float(text) == number and text.isascii() and text.strip("0123456789.eE+-") == "")
-
-
-@pytest.mark.parametrize(
-    "cell", ["1_000", "٣", "1 000", "1,000.5", "0x10", "inf", "True", "2024-01-01", "½", "--1", "5%"]
-)
-def test_what_looks_like_a_number_is_refused(cell: str) -> None:
-    with pytest.raises(ValueError, match="which is no number"):
-        parse_number(cell)
-
-
-@pytest.mark.parametrize("cell", [True, [1.0], b"1", pd.Timestamp("2024-01-01")])
-def test_cells_of_parquet_that_are_no_numbers_are_refused(cell: Any) -> None:
-    with pytest.raises(ValueError, match="which is no number"):
-        parse_number(cell)
-
-
-def test_what_is_missing_or_infinite_is_no_number() -> None:
-    for cell in ("", "NA", "n/a", "nan", "#DIV/0!", None, math.nan):
-        assert math.isnan(parse_number(cell))
-    for cell in ("1e999", math.inf, -math.inf, 10**400):
-        with pytest.raises(ValueError, match="which is infinite"):
-            parse_number(cell)
+@given(rows=st.lists(st.tuples(st.sampled_from(list(CELLS)), st.sampled_from(list(CELLS))), min_size=1, max_size=12))
+def test_each_row_is_a_recording_with_all_of_its_numbers_or_a_problem(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("t") / "m.csv"
+    lines = [f"p,{number},{a},{b}" for number, (a, b) in enumerate(rows)]
+    path.write_text("\n".join(["subject,recording,a,b", *lines]) + "\n")
+    expected = {f"p/{n}": (CELLS[a], CELLS[b]) for n, (a, b) in enumerate(rows) if None not in (CELLS[a], CELLS[b])}
+    targets = TargetData(columns=("a", "b"))
+    if not expected:
+        with pytest.raises(DataError, match="has no row with all of a, b"):
+            RecordingsTable(str(path), needs_media=False, targets=targets)
+    else:
+        listing = RecordingsTable(str(path), needs_media=False, targets=targets).scan()
+        assert {r.id: r.targets for r in listing.recordings} == expected
+        assert len(listing.problems) == len(rows) - len(expected)
+    predicted = RecordingsTable(str(path), needs_media=False, targets=targets, needs_truth=False).scan()
+    assert not predicted.problems
+    found = [tuple(None if math.isnan(x) else x for x in r.targets) for r in predicted.recordings]
+    assert found == [(CELLS[a], CELLS[b]) for a, b in rows]
 
 
 @pytest.mark.parametrize("is_own_file", [False, True])

@@ -2,6 +2,7 @@
 what they always were."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,14 @@ def test_shards_of_classes_are_called_and_laid_out_as_before_there_were_numbers(
         *("audio", "has_audio", "audio_seconds", "audio_db", "audio_clipped"),
         *("face", "has_face", "face_seconds", "face_missing"),
     ]
+
+
+def test_shards_that_lack_numbers_of_their_index_are_refused(tmp_path: Path, made: MadeChunks) -> None:
+    e = load(tmp_path)
+    preprocess(e)
+    dataset = open_dataset(e)
+    with pytest.raises(DataError, match="has no column target_2; preprocess again"):
+        len(replace(dataset, index=replace(dataset.index, targets=(*TARGETS, "dominance"))).windows)
 
 
 def test_numbers_of_another_type_are_no_shard() -> None:
