@@ -119,19 +119,15 @@ def summarize_number_subjects(windows: pd.DataFrame, modalities: Sequence[str], 
     recordings = average_numbers(windows, sources)
     found: ResultsTree = {}
     for k, target in enumerate(targets):
+        level: Level = find_level(recordings, k)
         scores = {s: score_subjects(select_pairs(recordings, s, k)) for s in sources}
-        measures = ("ccc", "pearson", "rmse", "bias")
-        rows: list[ResultsTree] = [
-            {"subject": subject, "recordings": int(main["recordings"])}
-            | {
-                s: {m: float(one.loc[subject, m]) for m in measures}
-                for s, one in scores.items()
-                if subject in one.index
-            }
-            for subject, main in scores[sources[-1]].iterrows()
-        ]
-        level = find_level(recordings, k)
-        found[target] = sorted(rows, key=lambda row: (_rank(row[sources[-1]], level), row["subject"]))
+        by_subject = {s: one[["ccc", "pearson", "rmse", "bias"]].to_dict("index") for s, one in scores.items()}
+        rows: list[tuple[float, ResultsTree]] = []
+        for subject, n_recordings in scores[sources[-1]]["recordings"].items():
+            own = {s: one[subject] for s, one in by_subject.items() if subject in one}
+            row: ResultsTree = {"subject": str(subject), "recordings": int(n_recordings), **own}
+            rows.append((_rank(row[sources[-1]], level), row))
+        found[target] = [row for _, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["subject"]))]
     return found
 
 
@@ -166,13 +162,12 @@ def list_number_points(windows: pd.DataFrame, modalities: Sequence[str], targets
     """List what the main source predicts of each recording beside the truth: target -> [subject, true, predicted]."""
     source = list_number_sources(modalities)[-1]
     recordings = average_numbers(windows, [source])
-    return {
-        target: [
-            [str(row.subject), float(row.true), float(row.predicted)]
-            for row in select_pairs(recordings, source, k).itertuples()
-        ]
-        for k, target in enumerate(targets)
-    }
+    points: ResultsTree = {}
+    for k, target in enumerate(targets):
+        pairs = select_pairs(recordings, source, k)
+        numbers = pairs[["true", "predicted"]].to_numpy(float).tolist()
+        points[target] = [[str(subject), *own] for subject, own in zip(pairs["subject"], numbers, strict=True)]
+    return points
 
 
 def summarize_number_weights(windows: pd.DataFrame, modalities: Sequence[str]) -> ResultsTree:
@@ -208,7 +203,7 @@ def compute_number_gap(
             errors = {}
             for name, table in tables.items():
                 pairs = select_pairs(table, source, k)
-                squares = np.square(pairs["predicted"] - pairs["true"]).to_numpy()
+                squares = np.square(pairs["predicted"].to_numpy() - pairs["true"].to_numpy())
                 errors[name] = float(np.sqrt(squares.mean())) if len(squares) else math.nan
             rows.append({"target": target, "source": source, **errors, "recordings": count_recordings(train_windows)})
     return rows

@@ -5,7 +5,7 @@ from typing import Any
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting.html import render_template
 from eav_ray.reporting.number_tables import list_score_rows
-from eav_ray.reporting.sections.numbers import describe_number_result
+from eav_ray.reporting.sections.numbers import describe_number_result, find_main_source
 from eav_ray.reporting.sections.provenance import describe_outcomes, list_facts
 
 
@@ -25,7 +25,7 @@ def _collect_class_values(results: ResultsTree) -> dict[str, Any]:
 
 def _collect_number_values(results: ResultsTree) -> dict[str, Any]:
     targets = results["scores"]["targets"]
-    main_source = list(next(iter(targets.values()))["sources"])[-1]
+    main_source = find_main_source(results)
     rows = [
         {"target": name, "level": target["level"], **row}
         for name, target in targets.items()

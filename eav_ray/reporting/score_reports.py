@@ -32,13 +32,12 @@ Findings = dict[int, list[dict[str, Any]]]  # fold -> what the collapse check fo
 
 
 class ScoreReport(Protocol):
-    """How predictions are reported in the terminal.
+    """How predictions are reported in the terminal."""
 
-    Attributes:
-        heading: What the numbers are, before how many recordings they are of.
-    """
-
-    heading: str
+    @property
+    def heading(self) -> str:
+        """Say what the numbers are, before how many recordings they are of."""
+        ...
 
     def list_recordings(self, windows: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
         """List recordings, one row each, with what each source makes of it."""

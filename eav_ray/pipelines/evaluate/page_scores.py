@@ -33,7 +33,9 @@ class PageScores(Protocol):
     """What a page says of predictions, by key of `results.json`."""
 
     @property
-    def modalities(self) -> list[str]: ...
+    def modalities(self) -> list[str]:
+        """Return the modalities of the predictions."""
+        ...
 
     def prepare(self, predictions: pd.DataFrame, validation: pd.DataFrame | None) -> pd.DataFrame:
         """Add sources to the test predictions that are made of other rows."""

@@ -10,6 +10,7 @@ from eav_ray.reporting.html import Column, Drawing, Folded, Note, Part, Section,
 from eav_ray.reporting.number_tables import format_correlation, format_error
 from eav_ray.reporting.sections.diagnostics import list_measures
 from eav_ray.reporting.sections.modalities import build_weight_table
+from eav_ray.reporting.sections.numbers import find_main_source
 
 CURVE_LIMITS = (-0.2, 1.0)  # of CCC
 
@@ -67,8 +68,7 @@ def build_number_gap(results: ResultsTree) -> Section:
 
 def build_worst_number_subjects(results: ResultsTree) -> Section:
     """Build the table of the people with the lowest scores of each target."""
-    sources = list(next(iter(results["scores"]["targets"].values()))["sources"])
-    main_source = sources[-1]
+    main_source = find_main_source(results)
     rows = [
         {**one, **{key: (one.get(main_source) or {}).get(key) for key in ("ccc", "rmse", "bias")}}
         for one in results["worst_subjects"]

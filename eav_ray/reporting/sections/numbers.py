@@ -41,8 +41,9 @@ CLAIM_NOTE = (
 def describe_number_result(results: ResultsTree) -> str:
     """Say the result in one sentence: the main source of each target beside a constant prediction."""
     scores, parts = results["scores"], []
+    main_source = find_main_source(results)
     for name, target in scores["targets"].items():
-        main_source, main = list(target["sources"].items())[-1]
+        main = target["sources"][main_source]
         own, constant = main[target["level"]], target["sources"].get(CONSTANT_SOURCE)
         interval = own["ccc"]["interval"]
         bounds = "no interval" if None in interval else f"95 % {format_interval(interval, format_correlation)}"
@@ -57,6 +58,12 @@ def describe_number_result(results: ResultsTree) -> str:
         f"{main_source}, {'; '.join(parts)}. Over {scores['recordings']} recordings of {scores['n_subjects']} people "
         f"{results['separation']}; access to them {results['access']['level']}."
     )
+
+
+def find_main_source(results: ResultsTree) -> str:
+    """Find the source that a page is about: the fusion, or the only modality."""
+    first = next(iter(results["scores"]["targets"].values()))
+    return list(first["sources"])[-1]
 
 
 def build_scores(results: ResultsTree) -> Section:
@@ -98,10 +105,9 @@ def build_points(results: ResultsTree) -> Section:
     """Build the scatter of predicted against true numbers of the main source."""
     points = results["points"]
     figure = number_figures.plot_points(points)
-    sentences = []
+    sentences, main_source = [], find_main_source(results)
     for name, target in results["scores"]["targets"].items():
-        main_source, main = list(target["sources"].items())[-1]
-        calibration = main["calibration"]
+        calibration = target["sources"][main_source]["calibration"]
         sentences.append(
             f"{name}: slope of true on predicted numbers {apply_format(calibration['slope'], '.2f')}, bias "
             f"{apply_format(calibration['bias'], '+.3g')}"
