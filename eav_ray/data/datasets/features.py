@@ -7,6 +7,7 @@ from pathlib import Path
 from eav_ray.config import DataConfig, FeatureFile, FeaturePreprocessing
 from eav_ray.data.io.eeg import SIGNAL_SUFFIXES
 from eav_ray.data.io.features import FILE_SUFFIXES, FeatureTable, read_feature_table
+from eav_ray.data.io.file_access import is_file, is_folder
 from eav_ray.data.io.tables import normalise_name
 from eav_ray.data.recordings import GivenFeatures, Listing, Problem, Recording, SignalMarks
 from eav_ray.errors import DataError
@@ -36,12 +37,12 @@ def attach_features(
                 r.id: GivenFeatures(r.eeg, marks=find_marks(r)) for r in listing.recordings if r.eeg is not None
             }
             continue
-        if not file.path or not path.exists():
+        if not file.path or not (is_file(path) or is_folder(path)):
             raise DataError(
                 f"data.features.{name}.path is {file.path!r}, which does not exist; give a CSV or Parquet table, or a "
                 "folder with a file a recording"
             )
-        if path.is_dir():
+        if is_folder(path):
             suffixes = SIGNAL_SUFFIXES if formats[name].signals else FILE_SUFFIXES
             found[name] = _find_files(path, listing.recordings, file, name, suffixes)
             continue
@@ -67,7 +68,7 @@ def _find_files(
     """Find the file of each recording: `<subject>/<recording>.*`, or `<recording>.*` or `<name of a file>.*`."""
     by_name = _index_recordings(recordings)
     found: dict[str, GivenFeatures] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and is_file(p)):
         below = path.relative_to(folder).with_suffix("").as_posix()
         ids = by_name.get(below) or by_name.get(path.stem, ())
         _add(found, ids, GivenFeatures(str(path), hz=file.hz), str(path), below)

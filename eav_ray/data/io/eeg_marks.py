@@ -13,6 +13,7 @@ from eav_ray.errors import DataError
 PAUSED = "it was paused: what lies in a pause is missing, and what follows keeps its time"
 JOINED = "pieces were joined: each is filtered on its own"
 MARKED_BAD = "spans that are marked bad are missing"
+CUT_AT_START = "what came before was cut off, as it says: time begins with what is left"
 CHANNEL_MARKED_BAD = "spans in which single channels are marked bad hold nothing in these"
 MIN_PAUSE_S = 0.02  # shorter ones are what clocks and rounding make
 JOIN_MARKS = ("boundary", "bad boundary", "edge boundary", "edge", "-99")  # in lower case
@@ -144,10 +145,42 @@ def _parse_time(text: str) -> datetime | None:
         return None
 
 
+def find_bad_intervals(marker_text: str, hz: float, channels: Sequence[str]) -> tuple[list[Annotation], list[str]]:
+    """Find the bad intervals of a BrainVision recording, from the text of its marker file.
+
+    A marker has a type, a description, a position and a length in samples, and the number of a channel, 0 for all.
+
+    Args:
+        channels: All that the header has, in its order.
+    Returns:
+        Marks, and what cannot be used of others, a line each.
+    """
+    found: list[Annotation] = []
+    remarks: list[str] = []
+    for number, kind, text in re.findall(r"^(Mk\d+)=([^,\n]*)(?:,(.*))?$", marker_text, re.MULTILINE):
+        if not kind.strip().lower().startswith("bad"):
+            continue
+        fields = [part.strip() for part in text.split(",")]
+        position, length, channel = (fields + [""] * 4)[1:4]
+        if not (position.isdecimal() and length.isdecimal()):
+            remarks.append(f"{number} of its marker file marks something bad without a place, which is not used")
+            continue
+        names: tuple[str, ...] = ()
+        if channel.isdecimal() and 1 <= int(channel) <= len(channels):
+            names = (channels[int(channel) - 1],)
+        elif channel not in ("", "0", "-1"):
+            remarks.append(
+                f"{number} of its marker file marks channel {channel}, which is not there: all are bad"
+            )
+        found.append(Annotation((int(position) - 1) / hz, int(length) / hz, "bad", names))
+    return found, remarks
+
+
 def describe_marks(marks: Marks) -> list[str]:
     """List what marks will change of what is stored, a line each."""
     found = {
-        PAUSED: marks.pauses or marks.blank,
+        CUT_AT_START: [sample for sample, _ in marks.pauses if sample <= 0],
+        PAUSED: [sample for sample, _ in marks.pauses if sample > 0] or marks.blank,
         JOINED: marks.joins,
         MARKED_BAD: marks.bad_s,
         CHANNEL_MARKED_BAD: marks.bad_channels_s,
@@ -180,6 +213,8 @@ def place_samples(
     n_times = values_CT.shape[1]
     remarks: list[str] = []
     pauses = [(sample, seconds) for sample, seconds in marks.pauses if 0 < sample < n_times]
+    if len(pauses) < len(marks.pauses) and min(marks.pauses)[0] <= 0:
+        remarks.append(CUT_AT_START)
     total_s = sum(seconds for _, seconds in pauses)
     if total_s > MAX_RECORDING_S:
         raise DataError(

@@ -38,6 +38,8 @@ SOUNDS = [
     ("a.avi", "avi", "libmp3lame"),
     ("a.wav", "wav", "libmp3lame"),
     ("a.wav", "wav", "adpcm_ms"),
+    ("a.wma", "asf", "wmav2"),
+    ("a.wma", "asf", "wmav1"),
     ("a.wv", "wv", "wavpack"),
     ("a.tta", "tta", "tta"),
 ]
@@ -71,6 +73,26 @@ def test_sound_is_read_whatever_its_container_and_name(
         assert np.abs(found.samples_T[HZ + 4800 : 2 * HZ]).max() == pytest.approx(0.5, abs=0.1)
         assert found.missing_s == () and found.remarks == ()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["a.amr", "a.3gp", "a.mp4", "a.wav"])
+def test_speech_of_telephones_is_read(tmp_path: Path, name: str) -> None:
+    """AMR at 8 kHz, alone and in the containers of phones; FFmpeg itself says what its samples are."""
+    require_codec("libopencore_amrnb")
+    form = {"a.amr": "amr", "a.wav": "amr"}.get(name)
+    path = write_media(
+        tmp_path / name, x_T=draw_click(3.0, 1.0, 8000), form=form, audio_codec="libopencore_amrnb", hz=8000
+    )
+    found = audio.decode_audio(path, 8000)
+    with av.open(str(path)) as container:
+        expected_T = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    assert abs(len(found.samples_T) - len(expected_T)) <= 320 and len(found.samples_T) / 8000 == pytest.approx(
+        3, abs=0.06
+    )
+    assert find_click_s(found.samples_T, 8000) == pytest.approx(1.0, abs=0.02)
+    n = min(len(found.samples_T), len(expected_T))
+    np.testing.assert_allclose(found.samples_T[:n], expected_T[:n], atol=1e-3)
+    assert found.missing_s == () and found.remarks == ()
 
 
 def test_a_wav_under_another_name_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

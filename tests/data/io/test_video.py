@@ -58,13 +58,42 @@ def test_a_variable_rate_keeps_the_clock(tmp_path: Path) -> None:
     assert len(frames) == 25
 
 
-def test_a_gap_is_bridged_by_the_frame_after_it(tmp_path: Path) -> None:
+def test_in_a_gap_the_frame_before_it_stays(tmp_path: Path) -> None:
     times_s = np.array([t for t in np.arange(120) / 30 if not 1 < t < 2])
     write(tmp_path / "a.mp4", times_s)
     frames, *_ = video.read_video(tmp_path / "a.mp4", 5, 16)
     assert len(frames) == 20
-    np.testing.assert_allclose(shown_s(frames)[6:10], 2, atol=0.08)
+    np.testing.assert_allclose(shown_s(frames)[5:10], 1, atol=0.08)
     np.testing.assert_allclose(shown_s(frames)[10:], np.arange(10, 20) / 5, atol=0.08)
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(2, 5), (4, 5), (3, 25), (10, 25), (1, 4)])
+def test_a_slow_film_shows_no_frame_before_its_time(tmp_path: Path, rate: int, fps: int) -> None:
+    """As a player does: each frame from its own time to that of the next, the last one to the end."""
+    times_s = np.round(np.arange(4 * rate) / rate, 3)
+    write(tmp_path / "a.mp4", times_s, rate=rate)
+    frames, duration_s, *_ = video.read_video(tmp_path / "a.mp4", fps, 16)
+    assert duration_s == pytest.approx(4, abs=0.01) and len(frames) == 4 * fps
+    on_screen_s = times_s[np.searchsorted(times_s, np.arange(4 * fps) / fps + 0.002, side="right") - 1]
+    np.testing.assert_allclose(shown_s(frames), on_screen_s, atol=0.06)
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(30, 5), (25, 25), (24, 25), (29.97, 30), (30, 25), (60, 25), (12, 5)])
+@pytest.mark.parametrize("jitter_s", [0.0, 0.004])
+def test_an_ordinary_film_shows_the_first_frame_from_each_time_on(
+    tmp_path: Path, rate: float, fps: int, jitter_s: float
+) -> None:
+    """To within half a frame of its own; windows of such films are stored already."""
+    jitter = np.random.default_rng(0).uniform(-jitter_s, jitter_s, round(3 * rate))
+    times_s = np.round(np.clip(np.arange(len(jitter)) / rate + jitter, 0, None), 3)
+    write(tmp_path / "a.mp4", times_s, rate=round(rate))
+    frames, *_ = video.read_video(tmp_path / "a.mp4", fps, 16)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        tolerance_s = min(float(1 / stream.average_rate), 1 / fps) / 2  # pyright: ignore[reportOptionalOperand]
+    times_s = times_s - times_s[0]
+    first_s = times_s[np.searchsorted(times_s, np.arange(len(frames)) / fps - tolerance_s - 1e-9)]
+    np.testing.assert_allclose(shown_s(frames), first_s + 0.0, atol=0.06)
 
 
 def test_missing_frames_at_the_end_are_not_invented(tmp_path: Path) -> None:
