@@ -36,12 +36,16 @@ def check_header(path: Path) -> None:
     """Check that a header (.vhdr) is of a recording whose samples are there.
 
     Raises:
-        DataError: It is of an average or of frequencies, or names a file that is not there.
+        DataError: It is of an average or of frequencies, names a file that is not there, or counts other channels than
+            it describes.
     """
     if _read_field(path, "DataType").upper() not in ("", "TIMEDOMAIN"):
         raise DataError(f"{path} holds no samples over time (DataType={_read_field(path, 'DataType')}); export these")
     if _read_field(path, "Averaged").upper() == "YES":
         raise DataError(f"{path} holds an average over segments and no recording (Averaged=YES); export the recording")
+    stated, n_described = _read_field(path, "NumberOfChannels"), len(read_header_units(path))
+    if stated.isdecimal() and int(stated) != n_described:
+        raise DataError(f"{path} states {stated} channels and describes {n_described}; mend its NumberOfChannels=")
     data = _read_field(path, "DataFile")
     if data and not is_file(path.parent / data):
         raise DataError(

@@ -257,7 +257,8 @@ def place_samples(
         if name in channels:
             first_s, last_s = to_clock(span)
             row = values_CT[channels.index(name)]
-            row[max(0, int(first_s * hz)) : max(0, int(np.ceil(last_s * hz)))] = np.nan
+            # Every sample that it touches; times in seconds are no whole samples by the last of their digits.
+            row[max(0, int(first_s * hz + 1e-6)) : max(0, int(np.ceil(last_s * hz - 1e-6)))] = np.nan
             remarks.append(CHANNEL_MARKED_BAD)
     joins_s = [float(shift(sample) / hz) for sample in [*joins, *ends]]
     return PlacedSamples(

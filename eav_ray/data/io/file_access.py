@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eav_ray.errors import DataError
 
-NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def is_file(path: str | Path) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from av.stream import Disposition
 
-from eav_ray.data.io import audio, limits, video
+from eav_ray.data.io import audio, file_access, video
 from eav_ray.errors import DataError
 from tests.helpers.films import draw_click, find_click_s, make_frames, write_media
 
@@ -63,19 +63,20 @@ def test_sound_is_read_whatever_its_container_and_name(
         "mpegts",
         "avi",
         "wav",
+        "asf",
     )  # what the encoder puts before
     for alias in (name, "b.wav", "b.mp3", "b.mp4", "b.opus", "b.flac", "B.M4A", "b.dat", "b"):
         if alias != name:
             shutil.copy(path, tmp_path / alias)
         found = audio.decode_audio(tmp_path / alias, HZ)
         assert find_click_s(found.samples_T, HZ) == pytest.approx(1.0, abs=0.002 if stated else 0.05), alias
-        assert len(found.samples_T) / HZ == pytest.approx(3.0, abs=0.06)
+        assert len(found.samples_T) / HZ == pytest.approx(3.0, abs=0.06 if form != "asf" else 0.1)
         assert np.abs(found.samples_T[HZ + 4800 : 2 * HZ]).max() == pytest.approx(0.5, abs=0.1)
         assert found.missing_s == () and found.remarks == ()
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["a.amr", "a.3gp", "a.mp4", "a.wav"])
+@pytest.mark.parametrize("name", ["a.amr", "a.3gp", "a.wav"])
 def test_speech_of_telephones_is_read(tmp_path: Path, name: str) -> None:
     """AMR at 8 kHz, alone and in the containers of phones; FFmpeg itself says what its samples are."""
     require_codec("libopencore_amrnb")
@@ -182,7 +183,7 @@ def test_files_that_cannot_be_opened_are_one_clear_line(tmp_path: Path, monkeypa
     with pytest.raises(DataError, match="is missing; expected a video file"):
         video.read_video(tmp_path / ("n" * 300), 5, 16)
     (tmp_path / "a.wav").touch()
-    monkeypatch.setattr(limits, "open", refuse, raising=False)
+    monkeypatch.setattr(file_access, "open", refuse, raising=False)
     for read in (audio.decode_audio, video.read_video):
         with pytest.raises(DataError, match=r"a\.wav cannot be opened \(Permission denied\); correct its rights"):
             read(tmp_path / "a.wav", 5, 16)
