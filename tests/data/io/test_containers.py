@@ -72,7 +72,10 @@ def test_sound_is_read_whatever_its_container_and_name(
         assert find_click_s(found.samples_T, HZ) == pytest.approx(1.0, abs=0.002 if stated else 0.05), alias
         assert len(found.samples_T) / HZ == pytest.approx(3.0, abs=0.06 if form != "asf" else 0.1)
         assert np.abs(found.samples_T[HZ + 4800 : 2 * HZ]).max() == pytest.approx(0.5, abs=0.1)
-        assert found.missing_s == () and found.remarks == ()
+        if form == "asf":  # the decoder of WMA makes nothing of the first packets
+            assert found.missing_s == ((0.0, pytest.approx(0.09, abs=0.01)),) and found.remarks == ("it begins late",)
+        else:
+            assert found.missing_s == () and found.remarks == ()
     assert capfd.readouterr() == ("", "")
 
 
