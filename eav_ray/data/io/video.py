@@ -153,7 +153,8 @@ class _Film:
     corruption: FrameCorruption | None
     end_s: float = 0.0
     stated_s: float = 0.0  # when it ends by its file
-    frame_s: float = 0.0
+    frame_s: float = 0.0  # between two frames where none is missing
+    average_s: float = 0.0  # between two frames
     missing_s: list[Span] = field(default_factory=list)
     remarks: set[str] = field(default_factory=set)
     limits: DecodingLimits = field(init=False)
@@ -177,6 +178,7 @@ class _Film:
         stream.thread_type, stream.thread_count = "NONE", 1  # Ray runs one task a core
         require_known_rate(container, stream, self.path)
         self.frame_s = read_frame_s(stream)
+        self.average_s = 1 / float(stream.average_rate) if stream.average_rate else 0.0
         if stream.time_base:
             self._tick_s = stream.time_base.numerator, stream.time_base.denominator
         start_s = read_start_s(container)
@@ -211,7 +213,7 @@ class _Film:
         is_slow = self.frame_s > SLOW_RATIO * step_s
         # How far from its own time a frame may be shown: rounded time stamps must not choose a neighbour.
         tolerance_s = ROUNDING_S if is_slow else min(self.frame_s, step_s) / 2
-        early_s = ROUNDING_S if is_slow else max(self.frame_s, step_s / 2)
+        early_s = ROUNDING_S + (0.0 if is_slow else max(self.frame_s, self.average_s, step_s / 2))
         last: av.VideoFrame | None = None
 
         def show(frame: av.VideoFrame, n_shown: int) -> None:
