@@ -134,6 +134,26 @@ def read_video(
     )
 
 
+def is_slow(frame_s: float, fps: int) -> bool:
+    """Tell whether frames that lie so many seconds apart are fewer than are stored."""
+    return frame_s > SLOW_RATIO / fps
+
+
+def find_tolerances(frame_s: float, average_s: float, fps: int) -> tuple[float, float]:
+    """Find how far from its own time a frame may be shown.
+
+    Args:
+        frame_s: Seconds between two frames where none is missing.
+        average_s: The same of all frames.
+    Returns:
+        Seconds by which a frame may come late for a place, as rounded time stamps must not choose a neighbour; and by
+        which it may be shown too early, before the one on screen stays.
+    """
+    if is_slow(frame_s, fps):
+        return ROUNDING_S, ROUNDING_S
+    return min(frame_s, 1 / fps) / 2, ROUNDING_S + max(frame_s, average_s, 0.5 / fps)
+
+
 @dataclass(frozen=True)
 class _Mark:
     """What is known of a frame besides its picture."""
@@ -209,11 +229,7 @@ class _Film:
         self, frames: Iterator[tuple[av.VideoFrame, _Mark]], start_s: float | None, corrector: FrameCorrector
     ) -> None:
         """Give the chosen frames to the collector."""
-        step_s = 1 / self.fps
-        is_slow = self.frame_s > SLOW_RATIO * step_s
-        # How far from its own time a frame may be shown: rounded time stamps must not choose a neighbour.
-        tolerance_s = ROUNDING_S if is_slow else min(self.frame_s, step_s) / 2
-        early_s = ROUNDING_S + (0.0 if is_slow else max(self.frame_s, self.average_s, step_s / 2))
+        tolerance_s, early_s = find_tolerances(self.frame_s, self.average_s, self.fps)
         last: av.VideoFrame | None = None
 
         def show(frame: av.VideoFrame, n_shown: int) -> None:
@@ -239,7 +255,7 @@ class _Film:
             self._n_frames += 1
             self.end_s = max(self.end_s, time_s + self.frame_s)
             self.limits.check(self.end_s)
-        if is_slow and last is not None:
+        if is_slow(self.frame_s, self.fps) and last is not None:
             show(last, math.ceil((self.end_s - ROUNDING_S) * self.fps))
         if self._damaged_from_s is not None:
             self.missing_s.append((self._damaged_from_s, self.end_s))
