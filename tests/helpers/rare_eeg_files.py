@@ -52,7 +52,7 @@ def write_gdf(
     head += column(kind, -most) + column(kind, most) + bytes(80 * count)
     head += column("i", *(n_samples or [hz])) + column("i", 3) + bytes(32 * count)
     digits_CT = np.round(values_CT / (scale * 0.1)).astype("<i2")
-    counts = (n_samples or [hz]) * count
+    counts = [*(n_samples or [hz])] * count
     body = b"".join(
         row_T[k : k + n].tobytes()
         for k in range(0, digits_CT.shape[1], hz)

@@ -156,7 +156,7 @@ def _read_item(file: h5py.File, group: h5py.Group, name: str, depth: int = 0) ->
         return None
     item = group[name]
     if isinstance(item, h5py.Group):
-        return {key: _read_item(file, item, key, depth + 1) for key in item}
+        return {str(key): _read_item(file, item, str(key), depth + 1) for key in item}
     return _read_array(file, item) if isinstance(item, h5py.Dataset) else None
 
 
@@ -171,5 +171,5 @@ def _read_array(file: h5py.File, item: h5py.Dataset, depth: int = 0) -> Any:
         targets = [file[reference] if reference else None for reference in np.asarray(item).ravel()]
         return [_read_array(file, t, depth + 1) if isinstance(t, h5py.Dataset) else None for t in targets]
     if item.dtype == "uint16":
-        return "".join(map(chr, np.asarray(item).ravel().tolist()))
+        return np.asarray(item).astype("<u2").tobytes().decode("utf-16-le", "replace")
     return np.asarray(item).ravel() if kind in "fiub" else None

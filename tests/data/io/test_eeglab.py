@@ -36,7 +36,7 @@ def write_hdf5(path: Path, **fields: Any) -> Path:
     with h5py.File(path, "w", userblock_size=512) as file:
         eeg, references = file.create_group("EEG"), file.create_group("#refs#")
 
-        def store(group: h5py.Group, name: str, value: Any) -> h5py.Reference:
+        def store(group: Any, name: str, value: Any) -> h5py.Reference:
             if isinstance(value, dict):
                 group.create_group(name).attrs["MATLAB_class"] = np.bytes_("struct")
                 return [store(group[name], key, inner) for key, inner in value.items()][0]
@@ -115,7 +115,8 @@ def test_what_flags_nothing_changes_nothing(tmp_path: Path, how: str, fields: di
 @pytest.mark.parametrize("how", ["in a structure", "v7.3"])
 def test_samples_that_are_flagged_are_missing(tmp_path: Path, how: str) -> None:
     fields = {"etc": {"clean_sample_mask": GOOD_T.astype(float)}}
-    raw = read((write if how == "in a structure" else write_hdf5)(tmp_path / "a.set", **fields))
+    write_it: Any = write if how == "in a structure" else write_hdf5
+    raw = read(write_it(tmp_path / "a.set", **fields))
     np.testing.assert_allclose(raw.missing_s, [(5, 7)])
     np.testing.assert_allclose(raw.values_CT, EEG_CT, atol=1e-3)
 
