@@ -169,9 +169,7 @@ def find_bad_intervals(marker_text: str, hz: float, channels: Sequence[str]) -> 
         if channel.isdecimal() and 1 <= int(channel) <= len(channels):
             names = (channels[int(channel) - 1],)
         elif channel not in ("", "0", "-1"):
-            remarks.append(
-                f"{number} of its marker file marks channel {channel}, which is not there: all are bad"
-            )
+            remarks.append(f"{number} of its marker file marks channel {channel}, which is not there: all are bad")
         found.append(Annotation((int(position) - 1) / hz, int(length) / hz, "bad", names))
     return found, remarks
 
