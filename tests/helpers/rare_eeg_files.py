@@ -21,14 +21,16 @@ def write_gdf(
     event_hz: float = 0.0,
     has_durations: bool = True,
     n_samples: Sequence[int] = (),
+    record: tuple[int, int] = (1, 1),
 ) -> None:
-    """Write a GDF file with records of one second.
+    """Write a GDF file.
 
     Args:
-        values_CT: In `unit`, whole seconds.
+        values_CT: In `unit`, whole records.
         events: (sample from 0, code, channel from 1 or 0 for all, duration in samples), at `event_hz`.
         has_durations: Whether the table of events has channels and durations.
-        n_samples: What a record has of each channel, the first of each second.
+        n_samples: What a record has of each channel, its first ones.
+        record: How long one lasts, as a fraction of seconds.
     """
     count, second = len(names), float(version) >= 1.9
     low, high, most = -3276.7, 3276.7, 32767
@@ -38,7 +40,8 @@ def write_gdf(
         head = head.ljust(184, b"\0") + struct.pack("<H", 1 + count) + bytes(50)
     else:
         head = head.ljust(184, b" ") + struct.pack("<q", 256 * (1 + count)) + bytes(44)
-    head += struct.pack("<qII", values_CT.shape[1] // hz, 1, 1)
+    n_record = hz * record[0] // record[1]
+    head += struct.pack("<qII", values_CT.shape[1] // n_record, *record)
     head += struct.pack("<HH", count, 0) if second else struct.pack("<I", count)
     assert len(head) == 256
 
@@ -50,12 +53,12 @@ def write_gdf(
     head += column("d", low * scale) + column("d", high * scale)
     kind = "d" if second else "q"
     head += column(kind, -most) + column(kind, most) + bytes(80 * count)
-    head += column("i", *(n_samples or [hz])) + column("i", 3) + bytes(32 * count)
+    head += column("i", *(n_samples or [n_record])) + column("i", 3) + bytes(32 * count)
     digits_CT = np.round(values_CT / (scale * 0.1)).astype("<i2")
-    counts = [*(n_samples or [hz])] * count
+    counts = [*(n_samples or [n_record])] * count
     body = b"".join(
         row_T[k : k + n].tobytes()
-        for k in range(0, digits_CT.shape[1], hz)
+        for k in range(0, digits_CT.shape[1], n_record)
         for row_T, n in zip(digits_CT, counts[:count], strict=True)
     )
     rate, mode = event_hz or hz, 3 if has_durations else 1

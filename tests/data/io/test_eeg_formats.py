@@ -25,6 +25,17 @@ def test_gdf(tmp_path: Path, version: str, unit: str) -> None:
     np.testing.assert_allclose(raw.values_CT, EEG_CT, atol=0.06)
 
 
+@pytest.mark.parametrize("version", ["1.25", "2.20"])
+@pytest.mark.parametrize("record", [(1, 250), (2, 1), (1, 2)])
+def test_gdf_of_records_of_any_length(tmp_path: Path, version: str, record: tuple[int, int]) -> None:
+    events = [(250, REJECTED, 0, 500)]
+    write_gdf(tmp_path / "a.gdf", EEG_CT, NAMES, hz=250, version=version, record=record, events=events)
+    raw = read_eeg_file(tmp_path / "a.gdf", NAMES)
+    assert raw.hz == pytest.approx(250) and raw.values_CT.shape == EEG_CT.shape
+    np.testing.assert_allclose(raw.values_CT, EEG_CT, atol=0.06)
+    np.testing.assert_allclose(raw.missing_s, [(1, 3)])
+
+
 @pytest.mark.parametrize(("version", "unit"), [("1.25", ""), ("2.20", ""), ("2.20", "no dimension")])
 def test_gdf_without_a_unit_has_the_numbers_of_the_file(tmp_path: Path, version: str, unit: str) -> None:
     write_gdf(tmp_path / "a.gdf", EEG_CT, NAMES, version=version, unit=unit)

@@ -22,6 +22,7 @@ from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError
 from tests.helpers.damage import DAMAGE, Change, several
 from tests.helpers.eeg_files import NAMES, make_eeg, make_raw, write_brainvision, write_edf, write_fif, write_set
+from tests.helpers.rare_eeg_files import write_cnt, write_gdf
 
 SECONDS = 4
 UNITS = {"uV": "microvolt", "\u00b5V": "microvolt", "UV": "microvolt", "muV": "microvolt", "mV": "millivolt"}
@@ -273,13 +274,18 @@ def build(kind: str) -> bytes:
             case "vhdr" | "vmrk":
                 write_brainvision(path.with_suffix(".vhdr"), eeg_CT)
             case "set":
-                write_set(path, eeg_CT, events=[("boundary", 100.5, 50.0)])
+                flags = {"etc": {"clean_sample_mask": np.arange(SECONDS * 100) > 30.0}, "reject": {"rejmanualE": []}}
+                write_set(path, eeg_CT, events=[("boundary", 100.5, 50.0)], bads=["C3"], fields=flags)
+            case "gdf":
+                write_gdf(path, eeg_CT, NAMES, events=[(100, 0x03FF, 0, 50), (200, 0x7FFE, 0, 0)])
+            case "cnt":
+                write_cnt(path, eeg_CT, NAMES, bads=["C3"], rejected=[(100, 150)])
             case _:
                 write_fif(path, eeg_CT, annotations=[(1.0, 1.0, "BAD_x")], bads=["C3"])
         return path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["edf", "bdf", "vhdr", "vmrk", "set", "fif"])
+@pytest.mark.parametrize("kind", ["edf", "bdf", "vhdr", "vmrk", "set", "fif", "gdf", "cnt"])
 @given(damage=DAMAGE)
 def test_damage(folder: Path, kind: str, damage: list[Change]) -> None:
     """One of our errors, or samples of one rate on one clock; and no warning that reaches a user."""
