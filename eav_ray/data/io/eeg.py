@@ -12,10 +12,11 @@ import h5py
 import mne
 import numpy as np
 
-from eav_ray.data.io import brainvision, edf, eeglab, gdf, neuroscan
+from eav_ray.data.io import brainvision, edf, eeglab, fif, gdf, neuroscan
 from eav_ray.data.io.eeg_checks import check_fif, check_format, check_hdf5, check_set_samples
 from eav_ray.data.io.eeg_file import MARKED_BAD, READ_ERRORS, EEGFile, MNEFile, StatedFacts, list_annotations
 from eav_ray.data.io.eeg_marks import (
+    CUT_AT_START,
     Marks,
     describe_marks,
     find_bad_intervals,
@@ -105,6 +106,24 @@ class EEGLABFile(MNEFile):
             bad_s=(*marks.bad_s, *((first / hz, last / hz) for first, last in flags.bad_samples)),
         )
         return StatedFacts(marks, {self.names[i]: why for i, why in flags.bad_channels.items()}, flags.remarks)
+
+
+class FIFFile(MNEFile):
+    """A FIF recording, of which nothing may have been saved at first."""
+
+    def __init__(self, raw: mne.io.BaseRaw, path: Path) -> None:
+        super().__init__(raw, str(path))
+        self.path = path
+
+    def _find_facts(self, hz: float) -> StatedFacts:
+        is_cut = self.raw.first_samp > fif.read_first_sample(self.path)
+        if is_cut and self.raw.annotations.orig_time is None and len(self.raw.annotations):
+            # MNE counts the marks of the file from where it says that it begins, and skips from the first saved sample.
+            raise DataError(
+                f"{self.path} has no date, and nothing was saved at its beginning, so that the times of its marks are "
+                "not certain; save the original again with a date (raw.set_meas_date)"
+            )
+        return replace(super()._find_facts(hz), remarks=(CUT_AT_START,) if is_cut else ())
 
 
 class NeuroscanFile(MNEFile):
@@ -246,6 +265,8 @@ def _open_with_mne(path: Path, caught: Sequence[warnings.WarningMessage]) -> EEG
             return BrainVisionFile(raw, path)
         if suffix == ".set":
             return EEGLABFile(raw, path)
+        if path.name.lower().endswith((".fif", ".fif.gz")):
+            return FIFFile(raw, path)
         if suffix == ".cnt":
             return NeuroscanFile(raw, path)
         return GDFFile(raw, path, header) if header else MNEFile(raw, str(path))

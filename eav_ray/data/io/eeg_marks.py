@@ -178,7 +178,7 @@ def describe_marks(marks: Marks) -> list[str]:
     """List what marks will change of what is stored, a line each."""
     found = {
         CUT_AT_START: [sample for sample, _ in marks.pauses if sample <= 0],
-        PAUSED: [sample for sample, _ in marks.pauses if sample > 0] or marks.blank,
+        PAUSED: [sample for sample, _ in marks.pauses if sample > 0] or [last for _, last in marks.blank if last > 0],
         JOINED: marks.joins,
         MARKED_BAD: marks.bad_s,
         CHANNEL_MARKED_BAD: marks.bad_channels_s,
@@ -219,9 +219,10 @@ def place_samples(
             f"{source}: its pauses last {total_s:.0f} s together; a recording lasts at most {MAX_RECORDING_S} s: cut "
             "it there"
         )
-    for first, last in marks.blank:
-        values_CT[:, max(first, 0) : last] = np.nan
-    missing_s = [(max(first, 0) / hz, min(last, n_times) / hz) for first, last in marks.blank if first < n_times]
+    blank = [(max(first, 0), min(last, n_times)) for first, last in marks.blank if first < n_times and last > 0]
+    for first, last in blank:
+        values_CT[:, first:last] = np.nan
+    missing_s = [(first / hz, last / hz) for first, last in blank]
     joins = [sample for sample in marks.joins if 0 < sample < n_times]
     ends = [sample for sample, _ in pauses]
     shifts = np.round(np.cumsum([0.0] + [seconds for _, seconds in pauses]) * hz).astype(int)
@@ -237,7 +238,7 @@ def place_samples(
         missing_s = [(shift(a * hz) / hz, shift(b * hz - 1e-6) / hz) for a, b in missing_s]
         missing_s += [((e + shifts[k]) / hz, (e + shifts[k + 1]) / hz) for k, e in enumerate(ends)]
         values_CT = placed_CT
-    elif marks.blank:
+    elif blank:
         remarks.append(PAUSED)
     if joins:
         remarks.append(JOINED)

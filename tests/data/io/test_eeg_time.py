@@ -218,6 +218,27 @@ def test_a_mark_of_one_channel_costs_that_channel(tmp_path: Path) -> None:
     assert lost[3, 200:250].all() and lost.sum() == 50 and not raw.missing_s
 
 
+@pytest.mark.parametrize("first_sample", [0, 700])
+@pytest.mark.parametrize("is_dated", [False, True])
+def test_marks_keep_their_place_where_nothing_was_saved_at_first(
+    tmp_path: Path, first_sample: int, is_dated: bool
+) -> None:
+    path = tmp_path / "a_raw.fif"
+    marks = [(0.0, 2.0, "BAD_ACQ_SKIP"), (5.0, 1.0, "BAD_movement"), (12.0, 1.0, "BAD_ACQ_SKIP")]
+    write_fif(path, EEG_CT, annotations=marks, first_sample=first_sample, is_dated=is_dated)
+    if not is_dated:
+        with pytest.raises(DataError, match=r"has no date, and nothing was saved at its beginning"):
+            read_eeg_file(path, NAMES)
+        return
+    raw = read_eeg_file(path, NAMES)
+    np.testing.assert_allclose(raw.missing_s, [(3, 4), (10, 11)])
+    kept_T = np.isfinite(raw.values_CT).all(0)
+    assert raw.values_CT.shape == (8, 1800) and (~kept_T).sum() == 100
+    np.testing.assert_allclose(raw.values_CT[:, kept_T], EEG_CT[:, 200:][:, kept_T], atol=1e-6)
+    assert any("cut off" in remark for remark in raw.remarks)
+    assert set(raw.remarks) == set(open_eeg_file(path).describe_header(NAMES))
+
+
 def test_a_split_fif_is_read_to_its_end(tmp_path: Path) -> None:
     long_CT = make_eeg(200, hz=500)
     make_raw(long_CT, hz=500).save(tmp_path / "a_raw.fif", fmt="double", split_size="4MB", verbose="ERROR")
