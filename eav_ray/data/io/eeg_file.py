@@ -86,6 +86,8 @@ class EEGFile:
             warnings.simplefilter("ignore")
             try:
                 return self._describe_header(channels)
+            except DataError:
+                raise
             except READ_ERRORS as error:
                 raise DataError(
                     f"{self.source} cannot be read as EEG ({describe_error(error)}); replace it or leave it out"
