@@ -1,6 +1,6 @@
 """EEG files as laboratories write them, of known amplitudes at known times."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,8 @@ def write_brainvision(
     encoding: str = "utf-8",
     markers: Sequence[str] = ("New Segment,,1,1,0,20240101100000000000",),
     resolution: float = 0.1,
+    binary: str = "IEEE_FLOAT_32",
+    is_vectorized: bool = False,
 ) -> None:
     """Write the three files of a recording.
 
@@ -111,17 +113,22 @@ def write_brainvision(
         path: Of the header.
         values_CT: In the unit of the header.
         unit: Without it the header has no such field.
+        binary: What the samples are, in the words of the header.
+        is_vectorized: Whether the samples of a channel follow each other.
         markers: Lines of the marker file, behind `MkN=`.
     """
     last = "" if unit is None else f",{unit}"
     lines = ["Brain Vision Data Exchange Header File Version 1.0", "", "[Common Infos]"]
     lines += [f"Codepage={'UTF-8' if encoding == 'utf-8' else 'ANSI'}", f"DataFile={path.stem}.eeg"]
-    lines += [f"MarkerFile={path.stem}.vmrk", "DataFormat=BINARY", "DataOrientation=MULTIPLEXED"]
+    lines += [f"MarkerFile={path.stem}.vmrk", "DataFormat=BINARY"]
+    lines += [f"DataOrientation={'VECTORIZED' if is_vectorized else 'MULTIPLEXED'}"]
     lines += [f"NumberOfChannels={len(names)}", f"SamplingInterval={1e6 / hz:g}", "", "[Binary Infos]"]
-    lines += ["BinaryFormat=IEEE_FLOAT_32", "", "[Channel Infos]"]
+    lines += [f"BinaryFormat={binary}", "", "[Channel Infos]"]
     lines += [f"Ch{i + 1}={name},,{resolution:g}{last}" for i, name in enumerate(names)]
     path.write_bytes("\r\n".join([*lines, ""]).encode(encoding))
-    (values_CT / resolution).T.astype("<f4").tofile(path.with_suffix(".eeg"))
+    digits_CT = values_CT / resolution if binary.startswith("IEEE") else np.round(values_CT / resolution)
+    kind = {"IEEE_FLOAT_32": "<f4", "INT_16": "<i2", "INT_32": "<i4"}[binary]
+    (digits_CT if is_vectorized else digits_CT.T).astype(kind).tofile(path.with_suffix(".eeg"))
     head = [
         "Brain Vision Data Exchange Marker File, Version 1.0",
         "",
@@ -142,15 +149,20 @@ def write_set(
     events: Sequence[tuple[str, float, float]] = (),
     trials: int = 1,
     types: Sequence[str] = (),
+    bads: Sequence[str] = (),
+    fields: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a file of EEGLAB, microvolts.
 
     Args:
+        bads: Channels that `chanlocs.badchan` names; where there are none, there is no such field.
+        fields: Further ones.
         events: Type, latency in samples from 1, duration in samples.
     """
     event = np.array(list(events), dtype=[("type", object), ("latency", object), ("duration", object)])
-    rows = [(n, types[i]) if types else (n,) for i, n in enumerate(names)]
-    locations = np.array(rows, dtype=[("labels", object), ("type", object)][: 2 if types else 1])
+    columns: dict[str, Sequence[Any]] = {"labels": names} | ({"type": types} if types else {})
+    columns |= {"badchan": [float(name in bads) for name in names]} if bads else {}
+    locations = np.array(list(zip(*columns.values(), strict=True)), dtype=[(column, object) for column in columns])
     n_times = values_CT.shape[1] // trials
     data = (
         values_CT.astype("f4")
@@ -160,7 +172,7 @@ def write_set(
     tree = {"setname": "a", "nbchan": len(names), "trials": trials, "pnts": n_times, "srate": float(hz), "xmin": 0.0}
     tree |= {"xmax": (n_times - 1) / hz, "data": data, "chanlocs": locations, "event": event, "ref": "common"}
     tree |= {"icawinv": [], "icaweights": [], "icasphere": [], "epoch": [], "icaact": [], "icachansind": []}
-    savemat(path, {"EEG": tree})
+    savemat(path, {"EEG": tree | dict(fields or {})})
 
 
 def make_raw(
@@ -181,10 +193,12 @@ def write_fif(
     types: Any = "eeg",
     first_sample: int = 0,
     is_dated: bool = False,
+    numbers: Any = "double",
 ) -> None:
-    """Write a FIF file in double precision, microvolts.
+    """Write a FIF file, microvolts.
 
     Args:
+        numbers: What the samples are, in MNE's words.
         annotations: (onset, duration, description), seconds since the first sample.
     """
     info = mne.create_info(list(names), hz, types, verbose="ERROR")
@@ -195,7 +209,7 @@ def write_fif(
     if annotations:
         onset, duration, text = zip(*annotations, strict=True)
         raw.set_annotations(mne.Annotations(onset, duration, text), verbose="ERROR")
-    raw.save(path, fmt="double", overwrite=True, verbose="ERROR")
+    raw.save(path, fmt=numbers, overwrite=True, verbose="ERROR")
 
 
 def write_table(folder: Path, *files: str, name: str = "m.csv") -> str:

@@ -84,6 +84,8 @@ def write_media(
         if x_T is not None:
             audio = container.add_stream(audio_codec, rate=hz, layout="mono")
             assert isinstance(audio, av.AudioStream)
+            if audio_codec.startswith("wma"):  # which has no rate of its own
+                audio.codec_context.bit_rate = 128_000
         container.start_encoding()
         if frames:
             for frame in frames:

@@ -131,9 +131,13 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "R16": (
-        "random damage to .mat, wav, mp4, Parquet, index and table",
-        "only our own errors",
-        ("tests/data/io/test_hostile_files.py", "tests/data/io/test_damaged_headers.py"),
+        "random damage to .mat, wav, mp4, Parquet, index and table, and to EEG files and their headers",
+        "only our own errors; of headers the right values, an error or a remark",
+        (
+            "tests/data/io/test_hostile_files.py",
+            "tests/data/io/test_hostile_eeg.py",
+            "tests/data/io/test_damaged_headers.py",
+        ),
     ),
     "R17": (
         "a cluster grows from no worker node to three for a search, and shrinks to none",

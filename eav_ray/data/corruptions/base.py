@@ -55,7 +55,7 @@ CORRUPTION_KINDS: dict[str, CorruptionKind] = {
     "video.darkness": CorruptionKind("video", "stops", 1, 5, 0, "light halved again and again"),
     "video.occlusion": CorruptionKind("video", "of the picture", 0.1, 0.6, 0, "a black square in front of the camera"),
     "video.dropped": CorruptionKind(
-        "video", "of the time", 0.3, 0.9, 0, "frames lost for half a second; the next one bridges"
+        "video", "of the time", 0.3, 0.9, 0, "frames lost for half a second; the one before stays"
     ),
     "video.frozen": CorruptionKind("video", "of the time", 0.3, 0.9, 0, "the picture stands still for two seconds"),
     "video.compression": CorruptionKind(

@@ -18,6 +18,7 @@ from eav_ray.data.io.bids_layout import Run, find_runs, find_sidecar, read_json
 from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event
 from eav_ray.data.io.bids_units import apply_table_units
 from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
+from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.tables import find_named_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels, collect_channel_remarks
 from eav_ray.data.preprocessing.electrodes import match_channels
@@ -169,7 +170,7 @@ class BIDS(DatasetReader):
             if len(paths) > 1:
                 names = ", ".join(path.name for path in paths)
                 report(f"{len(paths)} {m} files are of one run ({names}); keep one, or name it in a column", paths[0])
-            elif paths and not paths[0].is_file():
+            elif paths and not is_file(paths[0]):
                 report(f"{paths[0].name} is a link to a file that is not here; fetch it (datalad get)", paths[0])
             elif paths:
                 media[m] = str(paths[0])
@@ -357,15 +358,17 @@ class BIDS(DatasetReader):
                 f"{path} has no channel {', '.join(missing)}, which its channels.tsv calls EEG; it has "
                 f"{', '.join(file.names)}; correct the names"
             )
+        placed = file.placed | self.tables.list_placed_channels(path)
         if not table:
-            choice = choose_channels(file.names, file.types, self.wanted_channels, str(path))
+            choice = choose_channels(file.names, file.types, self.wanted_channels, str(path), placed)
             return choice, list(choice.remarks), table
         kinds = [table[name].kind if name in table else "not in channels.tsv" for name in file.names]
         types = ["eeg" if kind == "EEG" else "misc" for kind in kinds]
-        choice = choose_channels(file.names, types, self.wanted_channels, str(path))
+        choice = choose_channels(file.names, types, self.wanted_channels, str(path), placed)
         left = [f"{name} ({kind})" for name, kind in zip(file.names, kinds, strict=True) if name in choice.left_out]
         reason = choice.reason if choice.is_selected else "not EEG"
-        return choice, [f"{reason}, left out: {', '.join(left)}"] if left else [], table
+        said = [f"{reason}, left out: {', '.join(left)}"] if left else []
+        return choice, [*said, *choice.describe_places()], table
 
 
 def _read_number(facts: dict[str, Any], name: str) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from eav_ray.config.data_sections import BIDS_TABLES, BIDSData, TargetData
 from eav_ray.data.io.bids_layout import Run
 from eav_ray.data.io.bids_tables import BIDSTables, Event, is_mark
+from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.numbers import UNKNOWN
 from eav_ray.errors import DataError
 
@@ -67,7 +68,7 @@ class BIDSTruth:
             table, _, name = column.partition(".")
             path = self._tables.root / "participants.tsv"
             if table == "participants":
-                if not path.is_file():
+                if not is_file(path):
                     raise DataError(f"{path} is missing, so there is no {column}; set {key} otherwise")
                 self._tables.read(path, "participant_id", name)
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from eav_ray.config import ModalityName
+from eav_ray.data.io.file_access import is_file, is_folder, list_folder
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, Recording
 from eav_ray.errors import DataError
 
@@ -40,7 +41,7 @@ class CREMAD(DatasetReader):
     def __init__(self, root: str) -> None:
         given = Path(root).expanduser().absolute()
         for folder in (given, given / "cremad", given / "CREMA-D"):
-            self.folders = {name: folder / name for name in FOLDERS if (folder / name).is_dir()}
+            self.folders = {name: folder / name for name in FOLDERS if is_folder(folder / name)}
             if self.folders:
                 break
         else:
@@ -113,7 +114,7 @@ class CREMAD(DatasetReader):
 
 def _is_lfs_pointer(folder: Path) -> bool:
     """Whether the first file of a folder is what Git LFS puts in the place of one."""
-    first = next((p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")), None)
+    first = next((p for p in list_folder(folder) if is_file(p) and not p.name.startswith(".")), None)
     if first is None:
         return False
     with first.open("rb") as file:

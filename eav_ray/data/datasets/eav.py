@@ -18,6 +18,7 @@ import numpy as np
 
 from eav_ray.config import DataConfig, ModalityName
 from eav_ray.data.io import matlab
+from eav_ray.data.io.file_access import is_file, is_folder, list_folder
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError
 
@@ -60,8 +61,8 @@ class EAV(DatasetReader):
         self.root = Path(root).expanduser().absolute()
         self.tasks = tuple(tasks)
         self.folders: dict[int, list[Path]] = {}
-        for folder in sorted(self.root.glob("[sS]*")):
-            if (match := SUBJECT_FOLDER_PATTERN.fullmatch(folder.name)) and folder.is_dir():
+        for folder in list_folder(self.root) if is_folder(self.root) else ():
+            if (match := SUBJECT_FOLDER_PATTERN.fullmatch(folder.name)) and is_folder(folder):
                 self.folders.setdefault(int(match[1]), []).append(folder)
         if not self.folders:
             raise DataError(
@@ -70,7 +71,7 @@ class EAV(DatasetReader):
             )
         # People who were drawn in this layout carry a file that says so: published results are not of them.
         all_folders = [path for paths in self.folders.values() for path in paths]
-        self.is_real = not any((path / SYNTHETIC_MARKER).exists() for path in all_folders)
+        self.is_real = not any(is_file(path / SYNTHETIC_MARKER) for path in all_folders)
         if subjects:
             self.folders = {n: paths for n, paths in self.folders.items() if f"subject{n}" in subjects}
         self._cached_eeg: tuple[str, np.ndarray] | None = None
@@ -226,8 +227,8 @@ class _SubjectFolder:
 
 def _list_files(folder: Path) -> Iterator[Path]:
     """The visible files of a folder, sorted: the system's own order differs between machines."""
-    if folder.is_dir():
-        yield from (p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith("."))
+    if is_folder(folder):
+        yield from (p for p in list_folder(folder) if is_file(p) and not p.name.startswith("."))
 
 
 def _read_labels(path: Path) -> list[int | None]:
@@ -265,6 +266,6 @@ def _read_eeg_header(path: Path) -> tuple[str, tuple[int, int, int]]:
 
 def _load_eeg(path: Path) -> np.ndarray:
     """The whole array of one person, (samples, 30, recordings)."""
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path} is missing")
     return matlab.read_array(path, *_read_eeg_header(path))

@@ -8,6 +8,7 @@ from eav_ray.config import DataConfig, FeatureFile, FeaturePreprocessing
 from eav_ray.data.datasets.joining import RecordingNames, describe_unmatched_rows, match_rows
 from eav_ray.data.io.eeg import SIGNAL_SUFFIXES
 from eav_ray.data.io.features import FILE_SUFFIXES, read_feature_table
+from eav_ray.data.io.file_access import is_file, is_folder
 from eav_ray.data.recordings import GivenFeatures, Listing, Problem, Recording, SignalMarks
 from eav_ray.errors import DataError
 
@@ -36,12 +37,12 @@ def attach_features(
                 r.id: GivenFeatures(r.eeg, marks=find_marks(r)) for r in listing.recordings if r.eeg is not None
             }
             continue
-        if not file.path or not path.exists():
+        if not file.path or not (is_file(path) or is_folder(path)):
             raise DataError(
                 f"data.features.{name}.path is {file.path!r}, which does not exist; give a CSV or Parquet table, or a "
                 "folder with a file a recording"
             )
-        if path.is_dir():
+        if is_folder(path):
             suffixes = SIGNAL_SUFFIXES if formats[name].signals else FILE_SUFFIXES
             found[name] = _find_files(path, names, file, name, suffixes)
             continue
@@ -69,7 +70,7 @@ def _find_files(
 ) -> dict[str, GivenFeatures]:
     """Find the file of each recording: `<subject>/<recording>.*`, or `<recording>.*` or `<name of a file>.*`."""
     found: dict[str, GivenFeatures] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and is_file(p)):
         below = path.relative_to(folder).with_suffix("").as_posix()
         one = names.find_one((below, path.stem), below, str(path), found)
         if one is not None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eav_ray.config import ModalityName
+from eav_ray.data.io.file_access import is_folder
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, Recording
 from eav_ray.errors import DataError
 
@@ -40,7 +41,7 @@ class RAVDESS(DatasetReader):
         for folder in (given, given / "ravdess"):
             self.actors: dict[str, list[Path]] = {}
             for path in sorted(path for place in ACTOR_FOLDER_GLOBS for path in folder.glob(place)):
-                if ACTOR_PATTERN.fullmatch(path.name) and path.is_dir():
+                if ACTOR_PATTERN.fullmatch(path.name) and is_folder(path):
                     self.actors.setdefault(path.name[-2:], []).append(path)
             if self.actors:
                 return

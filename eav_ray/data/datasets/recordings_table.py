@@ -10,6 +10,7 @@ from typing import Self
 from eav_ray.config import MODALITIES, DataConfig, ModalityName
 from eav_ray.config.data_sections import TargetData
 from eav_ray.data.io import eeg
+from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.numbers import UNKNOWN, RowNumbers, describe_decimal_commas, read_rows
 from eav_ray.data.io.tables import EMPTY_CELLS, Table, find_named_file, read_tabular_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels, collect_channel_remarks
@@ -232,7 +233,7 @@ class RecordingsTable(DatasetReader):
 
     def _choose_same_channels(self, file: eeg.EEGFile) -> ChannelChoice:
         """Choose the channels of a file, which must be those of the first."""
-        choice = choose_channels(file.names, file.types, self.wanted_channels, file.source)
+        choice = choose_channels(file.names, file.types, self.wanted_channels, file.source, file.placed)
         if set(choice.spelt) != set(self.channels):
             differing = ", ".join(sorted(set(choice.spelt) ^ set(self.channels)))
             raise DataError(
@@ -253,7 +254,7 @@ class _Row:
 def _read_known_columns(path: Path, targets: Sequence[str]) -> Table:
     """Read the table; raises DataError where a column is called nearly as one that is known."""
     known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED_COLUMNS)}")
     table = read_tabular_file(path, {*known, *targets})
     for name in table.columns:

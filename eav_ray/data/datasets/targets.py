@@ -8,6 +8,7 @@ from pathlib import Path
 
 from eav_ray.config import DataConfig, FeaturePreprocessing
 from eav_ray.data.datasets.joining import RecordingNames, describe_unmatched_rows, match_rows
+from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.numbers import UNKNOWN, describe_decimal_commas, read_rows
 from eav_ray.data.io.row_keys import SUBJECT_NAME, read_row_keys
 from eav_ray.data.io.tables import read_tabular_file
@@ -48,7 +49,7 @@ def attach_targets(listing: Listing, data: DataConfig, reader: DatasetReader, *,
 def _attach_rows(listing: Listing, data: DataConfig, *, needs_truth: bool) -> Listing:
     """Attach the rows of `data.targets.path`."""
     targets, path = data.targets, Path(data.targets.path).expanduser().absolute()
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(
             f"data.targets.path is {targets.path!r}, which is no file; give a CSV or Parquet table, one row a recording"
         )

@@ -11,7 +11,8 @@ import soundfile
 
 from eav_ray.data.io import soundtrack
 from eav_ray.data.io.channels import SILENT_LEVEL, ChannelLevels, find_silent_spans
-from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits, require_file
+from eav_ray.data.io.file_access import require_file
+from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
 from eav_ray.data.io.wav_header import UNKNOWN_LENGTH_BYTES, check_wav_header, is_wav, require_stated_length
 from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError

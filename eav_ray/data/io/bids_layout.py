@@ -14,6 +14,7 @@ from typing import Any
 
 import mne_bids
 
+from eav_ray.data.io.file_access import is_file, is_folder, list_folder
 from eav_ray.errors import DataError, describe_error
 
 EEG_SUFFIXES = (".edf", ".bdf", ".vhdr", ".set")
@@ -63,7 +64,7 @@ def find_runs(root: Path) -> tuple[list[Run], list[Path]]:
     Raises:
         DataError: No folder of a subject, or nothing in them.
     """
-    folders = [p for p in sorted(root.glob("sub-*")) if p.is_dir()]
+    folders = [p for p in list_folder(root) if p.name.startswith("sub-") and is_folder(p)] if is_folder(root) else []
     if not folders:
         raise DataError(
             f"{root} is no BIDS data set: no folder sub-*/ inside; set data.root to the folder with participants.tsv"
@@ -109,10 +110,20 @@ def find_sidecar(root: Path, path: Path, suffix: str, extension: str = ".tsv") -
             found = bids_path.find_matching_sidecar(suffix=suffix, extension=extension, on_error="ignore")
     except (RuntimeError, ValueError, KeyError, OSError):  # a name that mne-bids does not take
         return None
-    if found is None or not Path(found).is_file():
+    if found is None or not is_file(found):
         return None
     stated = _list_entities(Path(found).name)
     return Path(found) if stated <= _list_entities(path.name) else None
+
+
+def find_electrodes(path: Path) -> Path | None:
+    """Find the table of electrodes beside a file, of any system of coordinates; None where there is none."""
+    stated = _list_entities(path.name)
+    for other in list_folder(path.parent):
+        entities = {part for part in _list_entities(other.name) if not part.startswith("space-")}
+        if other.name.endswith("_electrodes.tsv") and entities <= stated:
+            return other
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -134,10 +145,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _list_files(folder: Path, depth: int = 0) -> Iterator[Path]:
     """List the files of a subject, sorted; links to what is not here, as DataLad leaves them, too."""
-    for path in sorted(folder.iterdir()):
+    for path in list_folder(folder):
         if path.name.startswith(".") or path.name in OTHER_FOLDERS:
             continue
-        if path.is_dir():
+        if is_folder(path):
             if depth < MAX_DEPTH:  # a link may lead back
                 yield from _list_files(path, depth + 1)
         elif path.name.startswith("sub-"):

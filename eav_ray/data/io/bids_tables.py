@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from eav_ray.data.io.bids_layout import Run, find_sidecar
+from eav_ray.data.io.bids_layout import Run, find_electrodes, find_sidecar
+from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.numbers import RowNumbers, check_decimal_marks, describe_decimal_commas, parse_row
 from eav_ray.data.io.tables import EMPTY_CELLS, Table, read_tabular_file
 from eav_ray.data.recordings import Span
@@ -97,7 +98,7 @@ class BIDSTables:
     def read_scan(self, run: Run, *names: str) -> tuple[dict[str, str], Path]:
         """Read the row of a run in its `scans.tsv`, which may be that of any of its files."""
         path = self._find_scans_table(run)
-        if not path.is_file():
+        if not is_file(path):
             raise DataError(f"{path} is missing; it should name {run.name}")
         rows = {
             Path(name).with_suffix("").as_posix(): row
@@ -119,7 +120,7 @@ class BIDSTables:
         }
         found = []
         for table, path in paths.items():
-            if path is not None and path.is_file():
+            if path is not None and is_file(path):
                 found += [f"{table}.{name}" for name in self.read(path).columns if name not in NO_LABEL_COLUMNS]
         return found or ["participants.<column>", "events.trial_type"]
 
@@ -159,7 +160,7 @@ class BIDSTables:
             self.root / "participants.tsv" if is_of_subject else self.root / run.subject / f"{run.subject}_sessions.tsv"
         )
         where, key = (run.subject, "participant_id") if is_of_subject else (f"ses-{run.session}", "session_id")
-        if not path.is_file():
+        if not is_file(path):
             raise DataError(f"{path} is missing, so {run.subject} has no {column}; add it")
         rows = self._read_rows(path, key, name)
         row = rows.get(where) or rows.get(where.split("-", 1)[1])
@@ -229,3 +230,11 @@ class BIDSTables:
                 bad = f"bad in channels.tsv ({row.get('status_description') or 'no reason'})"
             channels[name] = Channel(row["type"].upper(), row.get("units", ""), bad)
         return channels
+
+    def list_placed_channels(self, source: Path) -> frozenset[str]:
+        """List the channels of which the table of electrodes beside a file states a place; none where it has none."""
+        path = find_electrodes(source)
+        if path is None:
+            return frozenset()
+        rows = self._read_rows(path, "name", "x", "y", "z")
+        return frozenset(name for name, row in rows.items() if row["x"] and row["y"] and row["z"])

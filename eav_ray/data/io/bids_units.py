@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eav_ray.data.io.bids_tables import Channel
-from eav_ray.data.io.eeg import EEG_UNIT_KEY
-from eav_ray.data.io.eeg_units import MICROVOLTS, parse_unit
+from eav_ray.data.io.eeg_units import EEG_UNIT_KEY, MICROVOLTS, parse_unit
 from eav_ray.data.recordings import RawEEG
 
 

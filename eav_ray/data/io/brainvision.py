@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from eav_ray.data.io.file_access import is_file
 from eav_ray.errors import DataError
 
 MAX_TEXT_BYTES = 2**26
@@ -26,7 +27,7 @@ def read_marker_text(path: Path) -> str:
     stated = re.search(r"^MarkerFile=(.*)$", _read_text(path), re.MULTILINE | re.IGNORECASE)
     names = [stated[1].strip()] if stated else []
     for file in (*(path.parent / name for name in names if name), path.with_suffix(".vmrk")):
-        if file.is_file():
+        if is_file(file):
             return _read_text(file)
     return ""
 
@@ -35,14 +36,18 @@ def check_header(path: Path) -> None:
     """Check that a header (.vhdr) is of a recording whose samples are there.
 
     Raises:
-        DataError: It is of an average or of frequencies, or names a file that is not there.
+        DataError: It is of an average or of frequencies, names a file that is not there, or counts other channels than
+            it describes.
     """
     if _read_field(path, "DataType").upper() not in ("", "TIMEDOMAIN"):
         raise DataError(f"{path} holds no samples over time (DataType={_read_field(path, 'DataType')}); export these")
     if _read_field(path, "Averaged").upper() == "YES":
         raise DataError(f"{path} holds an average over segments and no recording (Averaged=YES); export the recording")
+    stated, n_described = _read_field(path, "NumberOfChannels"), len(read_header_units(path))
+    if stated.isdecimal() and int(stated) != n_described:
+        raise DataError(f"{path} states {stated} channels and describes {n_described}; mend its NumberOfChannels=")
     data = _read_field(path, "DataFile")
-    if data and not (path.parent / data).is_file():
+    if data and not is_file(path.parent / data):
         raise DataError(
             f"{path} says that its samples are in {data}, which is not there; if it was renamed, correct DataFile= and "
             "MarkerFile= in the header"
@@ -72,7 +77,7 @@ def is_cut_off(path: Path, n_channels: int) -> bool:
     }
     width = SAMPLE_BYTES.get(stated.get("BinaryFormat", "").upper())
     data = path.parent / stated.get("DataFile", "")
-    return width is not None and data.is_file() and data.stat().st_size % (width * n_channels) != 0
+    return width is not None and is_file(data) and data.stat().st_size % (width * n_channels) != 0
 
 
 def _read_section(path: Path, name: str) -> str:

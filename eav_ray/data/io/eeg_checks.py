@@ -1,6 +1,7 @@
 """Look at EEG files before they are read: what could hang or run code, and whether their samples are all there."""
 
 import mmap
+import os
 from pathlib import Path
 
 import h5py
@@ -9,8 +10,54 @@ import mne
 from eav_ray.data.io.matlab import has_sound_chunks
 from eav_ray.errors import DataError
 
+# What laboratories have and MNE does not open as one file: what it is, and how to convert it.
+OTHER_FORMATS = {
+    ".mff": (
+        "a recording of EGI",
+        "export it from Net Station as EDF+, or save it once by mne.io.read_raw_egi(...).save('NAME_raw.fif')",
+    ),
+    ".nwb": (
+        "a file of Neurodata Without Borders",
+        "read its ElectricalSeries by pynwb, and save it as FIF (mne.io.RawArray(...).save) or EDF",
+    ),
+    ".xdf": (
+        "a file of the Lab Streaming Layer, whose streams have clocks of their own",
+        "load it by pyxdf or MNELAB, and save the stream of EEG as FIF or EDF",
+    ),
+    ".avg": ("an average of Neuroscan and no recording", "give the .cnt file that it was made of"),
+}
+OTHER_FORMATS[".xdfz"] = OTHER_FORMATS[".xdf"]
+NEUROSCAN_HEAD, RIFF_HEADS = b"Version 3", (b"RIFF", b"RF64")
 NUMPY_TAG_PREFIX = b"NUMPY:"  # begins a tag of h5py
 FDT_SAMPLE_BYTES = 4
+
+
+def check_format(path: Path) -> None:
+    """Check that a path is none of a format that laboratories have and that is not read.
+
+    Raises:
+        DataError: It is; says how to convert it.
+    """
+    what, way = OTHER_FORMATS.get(path.suffix.lower(), ("", ""))
+    if path.suffix.lower() == ".eeg" and os.path.isfile(path):
+        if header := next(
+            (p for p in (path.with_suffix(".vhdr"), path.with_suffix(".VHDR")) if os.path.isfile(p)), None
+        ):
+            what, way = "the samples of a BrainVision recording", f"give its header, {header.name}"
+        elif _read_head(path).startswith(NEUROSCAN_HEAD):
+            what, way = "epochs of Neuroscan and no recording", "give the .cnt file that they were cut from"
+    elif path.suffix.lower() == ".cnt" and os.path.isfile(path) and _read_head(path).startswith(RIFF_HEADS):
+        what, way = "a recording of ANT Neuro", "export it as EDF or BrainVision (eego, asa)"
+    if what:
+        raise DataError(f"{path} is {what}, which is not read; {way}")
+
+
+def _read_head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except OSError:  # whoever opens it says so
+        return b""
 
 
 def check_fif(path: Path) -> None:

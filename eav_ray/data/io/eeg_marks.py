@@ -13,6 +13,7 @@ from eav_ray.errors import DataError
 PAUSED = "it was paused: what lies in a pause is missing, and what follows keeps its time"
 JOINED = "pieces were joined: each is filtered on its own"
 MARKED_BAD = "spans that are marked bad are missing"
+CUT_AT_START = "what came before was cut off, as it says: time begins with what is left"
 CHANNEL_MARKED_BAD = "spans in which single channels are marked bad hold nothing in these"
 MIN_PAUSE_S = 0.02  # shorter ones are what clocks and rounding make
 JOIN_MARKS = ("boundary", "bad boundary", "edge boundary", "edge", "-99")  # in lower case
@@ -144,10 +145,40 @@ def _parse_time(text: str) -> datetime | None:
         return None
 
 
+def find_bad_intervals(marker_text: str, hz: float, channels: Sequence[str]) -> tuple[list[Annotation], list[str]]:
+    """Find the bad intervals of a BrainVision recording, from the text of its marker file.
+
+    A marker has a type, a description, a position and a length in samples, and the number of a channel, 0 for all.
+
+    Args:
+        channels: All that the header has, in its order.
+    Returns:
+        Marks, and what cannot be used of others, a line each.
+    """
+    found: list[Annotation] = []
+    remarks: list[str] = []
+    for number, kind, text in re.findall(r"^(Mk\d+)=([^,\n]*)(?:,(.*))?$", marker_text, re.MULTILINE):
+        if not kind.strip().lower().startswith("bad"):
+            continue
+        fields = [part.strip() for part in text.split(",")]
+        position, length, channel = (fields + [""] * 4)[1:4]
+        if not (position.isdecimal() and length.isdecimal()):
+            remarks.append(f"{number} of its marker file marks something bad without a place, which is not used")
+            continue
+        names: tuple[str, ...] = ()
+        if channel.isdecimal() and 1 <= int(channel) <= len(channels):
+            names = (channels[int(channel) - 1],)
+        elif channel not in ("", "0", "-1"):
+            remarks.append(f"{number} of its marker file marks channel {channel}, which is not there: all are bad")
+        found.append(Annotation((int(position) - 1) / hz, int(length) / hz, "bad", names))
+    return found, remarks
+
+
 def describe_marks(marks: Marks) -> list[str]:
     """List what marks will change of what is stored, a line each."""
     found = {
-        PAUSED: marks.pauses or marks.blank,
+        CUT_AT_START: [sample for sample, _ in marks.pauses if sample <= 0],
+        PAUSED: [sample for sample, _ in marks.pauses if sample > 0] or [last for _, last in marks.blank if last > 0],
         JOINED: marks.joins,
         MARKED_BAD: marks.bad_s,
         CHANNEL_MARKED_BAD: marks.bad_channels_s,
@@ -180,15 +211,18 @@ def place_samples(
     n_times = values_CT.shape[1]
     remarks: list[str] = []
     pauses = [(sample, seconds) for sample, seconds in marks.pauses if 0 < sample < n_times]
+    if len(pauses) < len(marks.pauses) and min(marks.pauses)[0] <= 0:
+        remarks.append(CUT_AT_START)
     total_s = sum(seconds for _, seconds in pauses)
     if total_s > MAX_RECORDING_S:
         raise DataError(
             f"{source}: its pauses last {total_s:.0f} s together; a recording lasts at most {MAX_RECORDING_S} s: cut "
             "it there"
         )
-    for first, last in marks.blank:
-        values_CT[:, max(first, 0) : last] = np.nan
-    missing_s = [(max(first, 0) / hz, min(last, n_times) / hz) for first, last in marks.blank if first < n_times]
+    blank = [(max(first, 0), min(last, n_times)) for first, last in marks.blank if first < n_times and last > 0]
+    for first, last in blank:
+        values_CT[:, first:last] = np.nan
+    missing_s = [(first / hz, last / hz) for first, last in blank]
     joins = [sample for sample in marks.joins if 0 < sample < n_times]
     ends = [sample for sample, _ in pauses]
     shifts = np.round(np.cumsum([0.0] + [seconds for _, seconds in pauses]) * hz).astype(int)
@@ -204,7 +238,7 @@ def place_samples(
         missing_s = [(shift(a * hz) / hz, shift(b * hz - 1e-6) / hz) for a, b in missing_s]
         missing_s += [((e + shifts[k]) / hz, (e + shifts[k + 1]) / hz) for k, e in enumerate(ends)]
         values_CT = placed_CT
-    elif marks.blank:
+    elif blank:
         remarks.append(PAUSED)
     if joins:
         remarks.append(JOINED)
@@ -222,7 +256,8 @@ def place_samples(
         if name in channels:
             first_s, last_s = to_clock(span)
             row = values_CT[channels.index(name)]
-            row[max(0, int(first_s * hz)) : max(0, int(np.ceil(last_s * hz)))] = np.nan
+            # Every sample that it touches; times in seconds are no whole samples by the last of their digits.
+            row[max(0, int(first_s * hz + 1e-6)) : max(0, int(np.ceil(last_s * hz - 1e-6)))] = np.nan
             remarks.append(CHANNEL_MARKED_BAD)
     joins_s = [float(shift(sample) / hz) for sample in [*joins, *ends]]
     return PlacedSamples(

@@ -1,6 +1,15 @@
 """What the unit field of an EEG file means, however it is written."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from eav_ray.data.recordings import RawEEG
+
+EEG_UNIT_KEY = "preprocessing.eeg.unit"
 
 # Microvolts in one of each unit.
 MICROVOLTS = {"nanovolt": 1e-3, "microvolt": 1.0, "millivolt": 1e3, "volt": 1e6}
@@ -45,3 +54,51 @@ def is_no_voltage(text: str) -> bool:
 
 def _simplify(text: str) -> str:
     return MICRO_SIGNS.sub("u", text.replace("\0", " ").strip())
+
+
+def convert_units(
+    values_CT: np.ndarray, hz: float, channels: Sequence[str], units: Sequence[str], scales: Sequence[float]
+) -> RawEEG:
+    """Bring values that MNE hands out to microvolts where their unit is known, else to the numbers of the file.
+
+    Where some channels state a unit and others none, those take the commonest of the stated ones.
+
+    Args:
+        values_CT: What MNE made of the numbers; changed in place.
+        units: As they are written.
+        scales: By which MNE multiplied the numbers of each channel.
+    """
+    read = read_units(units)
+    to_unit = [MICROVOLTS.get(unit, 1.0) / scale for unit, scale in zip(read.units, scales, strict=True)]
+    values_CT *= np.array(to_unit)[:, None]
+    stated = set(read.units) - {"auto"}
+    return RawEEG(
+        values_CT,
+        hz,
+        tuple(channels),
+        "microvolt" if stated else "auto",
+        remarks=read.remarks,
+        stated_unit=stated.pop() if len(stated) == 1 else "",
+    )
+
+
+class ReadUnits(NamedTuple):
+    units: list[str]  # of each channel: a key of `MICROVOLTS`; all "auto" where none is known
+    remarks: tuple[str, ...]
+
+
+def read_units(written: Sequence[str]) -> ReadUnits:
+    """Read the units of channels as they are written; a channel without one takes the commonest of the others."""
+    units = [parse_unit(unit) for unit in written]
+    remarks = []
+    for unit, text in dict.fromkeys(zip(units, written, strict=True)):
+        if unit == "auto":
+            remarks.append(f"unit {text.strip()!r} is none that is known: {EEG_UNIT_KEY} decides, or the amplitude")
+        elif not is_usual_unit(text):
+            remarks.append(f"unit {text.strip()!r} is read as {unit}")
+    known = Counter(unit for unit in units if unit != "auto")
+    if known and "auto" in units:
+        commonest = known.most_common(1)[0][0]
+        remarks.append(f"channels without a known unit are taken as {commonest}, as the others")
+        units = [commonest if unit == "auto" else unit for unit in units]
+    return ReadUnits(units, tuple(remarks))

@@ -1,6 +1,5 @@
 """Bound the decoding of one file: its time, and how long and how large what it holds may be."""
 
-import os
 import time
 from pathlib import Path
 
@@ -10,21 +9,6 @@ from eav_ray.errors import DataError
 
 MIN_AUDIO_HZ, MAX_AUDIO_HZ = 1_000, 768_000
 MAX_FRAME_PIXELS = 4096  # of a picture, in each direction
-
-
-def require_file(path: str | Path, expected: str) -> None:
-    """Raise DataError where there is no file, or one that may not be read; what is no plain file is not opened.
-
-    Args:
-        expected: What should be there.
-    """
-    if not os.path.isfile(path):
-        raise DataError(f"{path} is missing; expected {expected}")
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened ({error.strerror}); correct its rights, or leave it out") from None
 
 
 def limit_frames(decoder: av.VideoCodecContext) -> None:

@@ -1,5 +1,6 @@
 """Video of one recording: the frames of a fixed rate, chosen by time stamp in one pass."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +27,16 @@ from eav_ray.data.io.containers import (
     select_film,
 )
 from eav_ray.data.io.face_crop import FaceCropper
+from eav_ray.data.io.file_access import require_file
 from eav_ray.data.io.file_structure import Structure, check_structure
 from eav_ray.data.io.geometry import FrameCorrector, deinterlace
-from eav_ray.data.io.limits import DecodingLimits, limit_frames, require_file, require_frame_size
+from eav_ray.data.io.limits import DecodingLimits, limit_frames, require_frame_size
 from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError
 
 MAX_FRAME_S = 1.0  # a frame is shown until the next, but no longer than this: what comes later is missing
+SLOW_RATIO = 1.1  # times the time between two chosen frames that those of a slow film lie apart
+ROUNDING_S = 0.002  # of time stamps, which some containers round to a millisecond
 
 
 class FrameCorruption(Protocol):
@@ -83,8 +87,9 @@ def read_video(
 
     Time stamps decide, not counts, so a variable or unusual source rate keeps the pace of the other modalities. Time
     counts from the earliest film or sound of the file (`containers.read_start_s`), so that a film keeps its place
-    beside its sound. A gap is bridged by the frame after it, and is missing where it lasts longer than a frame is
-    shown; so is what comes before the first frame, and what damaged packets touch: frames up to the next whole one.
+    beside its sound. Of a film that is slower than `fps`, frame k is the one on screen at k / fps, and in a gap the one
+    before it stays, as a player shows it; a gap is missing where it lasts longer than a frame is shown. So is what
+    comes before the first frame, and what damaged packets touch: frames up to the next whole one.
     Frames are as a player shows them (`geometry.FrameCorrector`). Only chosen frames are converted and resized. Frames
     that are missing at the end are not invented here.
 
@@ -129,6 +134,26 @@ def read_video(
     )
 
 
+def is_slow(frame_s: float, fps: int) -> bool:
+    """Tell whether frames that lie so many seconds apart are fewer than are stored."""
+    return frame_s > SLOW_RATIO / fps
+
+
+def find_tolerances(frame_s: float, average_s: float, fps: int) -> tuple[float, float]:
+    """Find how far from its own time a frame may be shown.
+
+    Args:
+        frame_s: Seconds between two frames where none is missing.
+        average_s: The same of all frames.
+    Returns:
+        Seconds by which a frame may come late for a place, as rounded time stamps must not choose a neighbour; and by
+        which it may be shown too early, before the one on screen stays.
+    """
+    if is_slow(frame_s, fps):
+        return ROUNDING_S, ROUNDING_S
+    return min(frame_s, 1 / fps) / 2, ROUNDING_S + max(frame_s, average_s, 0.5 / fps)
+
+
 @dataclass(frozen=True)
 class _Mark:
     """What is known of a frame besides its picture."""
@@ -148,7 +173,8 @@ class _Film:
     corruption: FrameCorruption | None
     end_s: float = 0.0
     stated_s: float = 0.0  # when it ends by its file
-    frame_s: float = 0.0
+    frame_s: float = 0.0  # between two frames where none is missing
+    average_s: float = 0.0  # between two frames
     missing_s: list[Span] = field(default_factory=list)
     remarks: set[str] = field(default_factory=set)
     limits: DecodingLimits = field(init=False)
@@ -158,6 +184,7 @@ class _Film:
     _waiting_s: set[float] = field(default_factory=set)  # times of packets that came to no frame yet
     _last_s: float | None = None  # of the frame before, on the stream's clock
     _n_frames: int = 0
+    _n_shown: int = 0  # places that have a frame
     _tick_s: tuple[int, int] = (0, 0)  # of the stream's time stamps, as a fraction; PyAV makes a new one at each look
     _damaged_from_s: float | None = None
 
@@ -171,6 +198,7 @@ class _Film:
         stream.thread_type, stream.thread_count = "NONE", 1  # Ray runs one task a core
         require_known_rate(container, stream, self.path)
         self.frame_s = read_frame_s(stream)
+        self.average_s = 1 / float(stream.average_rate) if stream.average_rate else 0.0
         if stream.time_base:
             self._tick_s = stream.time_base.numerator, stream.time_base.denominator
         start_s = read_start_s(container)
@@ -201,23 +229,34 @@ class _Film:
         self, frames: Iterator[tuple[av.VideoFrame, _Mark]], start_s: float | None, corrector: FrameCorrector
     ) -> None:
         """Give the chosen frames to the collector."""
-        tolerance_s = min(self.frame_s, 1 / self.fps) / 2  # keeps rounded time stamps from choosing a neighbour
-        n_emitted = 0
+        tolerance_s, early_s = find_tolerances(self.frame_s, self.average_s, self.fps)
+        last: av.VideoFrame | None = None
+
+        def show(frame: av.VideoFrame, n_shown: int) -> None:
+            """Show the frame in all places up to this one that have none yet."""
+            if n_shown > self._n_shown:
+                frame = corrector.correct(frame)
+                frame = frame if self.corruption is None else self.corruption.corrupt_frame(frame)
+                self.collector.add(frame, n_shown - self._n_shown)
+                self._n_shown = n_shown
+
         for frame, mark in frames:
             time_s = self._n_frames * self.frame_s if mark.time_s is None else mark.time_s
             start_s = time_s if start_s is None else start_s
             time_s -= start_s
             self._note_time(time_s, mark)
-            n_due = int((time_s + tolerance_s) * self.fps) + 1  # all k with k / fps <= time_s + tolerance_s
             shown = frame if self.corruption is None else self.corruption.replace_lost_frame(frame, max(0.0, time_s))
-            if n_due > n_emitted and shown is not None:
-                shown = corrector.correct(shown)
-                shown = shown if self.corruption is None else self.corruption.corrupt_frame(shown)
-                self.collector.add(shown, n_due - n_emitted)
-                n_emitted = n_due
+            if shown is not None:
+                n_due = int((time_s + tolerance_s) * self.fps) + 1  # all k with k / fps <= time_s + tolerance_s
+                if last is not None:  # for k with k / fps < time_s - early_s
+                    show(last, min(n_due, math.ceil((time_s - early_s) * self.fps)))
+                show(shown, n_due)
+                last = shown
             self._n_frames += 1
             self.end_s = max(self.end_s, time_s + self.frame_s)
             self.limits.check(self.end_s)
+        if is_slow(self.frame_s, self.fps) and last is not None:
+            show(last, math.ceil((self.end_s - ROUNDING_S) * self.fps))
         if self._damaged_from_s is not None:
             self.missing_s.append((self._damaged_from_s, self.end_s))
 

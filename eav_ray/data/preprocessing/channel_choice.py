@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from eav_ray.data.preprocessing.electrodes import (
     BIOSEMI_PREFIX,
@@ -51,12 +51,14 @@ class ChannelChoice:
         left_out: The others.
         spelt: How each that is taken is called from here on.
         is_selected: Whether the experiment named those that are taken.
+        placed: Those that are taken, whose names mean no place on the head, though the file states one.
     """
 
     taken: tuple[str, ...]
     left_out: tuple[str, ...]
     spelt: tuple[str, ...]
     is_selected: bool = False
+    placed: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str:
@@ -65,10 +67,23 @@ class ChannelChoice:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        return (f"left out, as {self.reason}: {', '.join(self.left_out)}",) if self.left_out else ()
+        left_out = (f"left out, as {self.reason}: {', '.join(self.left_out)}",) if self.left_out else ()
+        return (*left_out, *self.describe_places())
+
+    def describe_places(self) -> tuple[str, ...]:
+        """Say that stated places are not used, where names mean none."""
+        if not self.placed:
+            return ()
+        named = ", ".join(self.placed[:3]) + (", ..." if len(self.placed) > 3 else "")
+        return (
+            f"places of electrodes are stated and not used, and {len(self.placed)} names ({named}) mean none: such a "
+            "channel is zero where it is bad, and is on no map",
+        )
 
 
-def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence[str], where: str) -> ChannelChoice:
+def choose_channels(
+    names: Sequence[str], types: Sequence[str], wanted: Sequence[str], where: str, placed: Collection[str] = ()
+) -> ChannelChoice:
     """Choose the channels that are EEG of the scalp.
 
     Those with the name of a scalp position, if there are any; else, where a laboratory numbers its electrodes or names
@@ -78,13 +93,14 @@ def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence
         types: Of the channels, in MNE's words.
         wanted: Names in any spelling: these instead, in this order (`preprocessing.eeg.channels`); none: as above.
         where: What the file is called in an error.
+        placed: Names of channels of which a place on the head is stated.
     Raises:
         DataError: There is no EEG, or a wanted one is not there, is there twice, or is no EEG.
     """
     is_eeg = [kind == "eeg" for kind in types]
     spelt = _spell(names, is_eeg)
     if wanted:
-        return _select(names, spelt, is_eeg, wanted, where)
+        return _note_places(_select(names, spelt, is_eeg, wanted, where), placed)
     candidates = [i for i in range(len(names)) if is_eeg[i]]
     scalp = [i for i in candidates if is_scalp_position(spelt[i])]
     numbered = [i for i in candidates if spelt[i].startswith(BIOSEMI_PREFIX) or _is_numbered(spelt[i])]
@@ -95,7 +111,13 @@ def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence
     if not taken:
         raise DataError(f"{where} has no EEG channel; it has {', '.join(names) or 'none'}")
     left_out = [name for i, name in enumerate(names) if i not in taken]
-    return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))
+    choice = ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))
+    return _note_places(choice, placed)
+
+
+def _note_places(choice: ChannelChoice, placed: Collection[str]) -> ChannelChoice:
+    found = [n for n, s in zip(choice.taken, choice.spelt, strict=True) if n in placed and not is_scalp_position(s)]
+    return replace(choice, placed=tuple(found))
 
 
 def collect_channel_remarks(

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from eav_ray.data.recordings import RawEEG, Span
+from eav_ray.errors import DataError
 
 # Lost samples that are bridged by a line: half a period of 5 Hz. What a line lacks is weak EEG of higher frequencies.
 MAX_BRIDGED_S = 0.1
 MAX_LOST_SHARE = 0.1  # of a channel's samples: above, it is bad; below, the spans are missing
+MAX_VALUE = float(np.sqrt(np.finfo(np.float32).max))  # whose square single precision still holds
 MIN_FLAT_S = 1.0  # in which no channel changes: no EEG is that still, so nothing was connected
 
 BRIDGED = "single lost samples are bridged"
@@ -48,10 +50,16 @@ def find_pieces(raw: RawEEG, min_s: float) -> Pieces:
     Args:
         raw: Its values are left alone.
         min_s: A shorter piece is missing.
+    Raises:
+        DataError: Values are larger than any that are recorded.
     """
     x_CT, hz = raw.values_CT, raw.hz
     n_chans, n_times = x_CT.shape
     finite_CT = np.isfinite(x_CT)
+    known = x_CT if finite_CT.all() else x_CT[finite_CT]
+    largest = max(float(known.max()), -float(known.min())) if known.size else 0.0
+    if largest > MAX_VALUE:
+        raise DataError(f"EEG holds values up to {largest:.3g}, which nothing records; replace it or leave it out")
     lost_C = np.zeros(n_chans, dtype=bool)
     remarks: list[str] = []
     gone_T = np.zeros(n_times, dtype=bool)  # of which nothing can be used, and across which nothing may be filtered

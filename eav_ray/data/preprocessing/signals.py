@@ -10,8 +10,10 @@ from scipy.interpolate import CubicSpline
 from scipy.signal import butter, sosfiltfilt
 
 from eav_ray.config import FeaturePreprocessing
-from eav_ray.data.io.eeg import EEG_UNIT_KEY, EEGFile, open_eeg_file
+from eav_ray.data.io.eeg import open_eeg_file
+from eav_ray.data.io.eeg_file import EEGFile
 from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
+from eav_ray.data.io.eeg_units import EEG_UNIT_KEY
 from eav_ray.data.preprocessing.channel_choice import is_marker
 from eav_ray.data.recordings import RawEEG, SignalMarks, Span
 from eav_ray.errors import DataError

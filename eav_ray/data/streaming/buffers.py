@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from eav_ray.data.io.video import find_tolerances
+
 JITTER_S = 0.02  # a piece whose time is off by less follows the one before: its samples keep better time
 CLOCK_CORRECTION = (
     0.1  # of what such a piece is off, so that a clock that is slow by some 100 ppm tears no gap once in a while
@@ -172,9 +174,9 @@ def select_frames(
     times: np.ndarray, start_s: float, stop_s: float, fps: int, n_frames: int
 ) -> tuple[np.ndarray, float]:
     """Which frames a window has, by the rule of `video.read_video`: frame k is the first whose time is at least k /
-    fps.
+    fps; where frames come more slowly, and in gaps, it is the one on screen.
 
-    A gap is bridged by the frame after it, the end by the last frame.
+    The end is bridged by the last frame.
 
     Args:
         times: Of the frames there are, ascending, seconds.
@@ -184,12 +186,14 @@ def select_frames(
         (count,) numbers of frames, empty where there is none in the window; and the seconds that frames speak of.
     """
     steps = np.diff(times)
-    frame_s = float(np.median(steps)) if steps.size else 1 / fps
-    slack_s = min(frame_s, 1 / fps) / 2
+    frame_s, average_s = (float(np.median(steps)), float(steps.mean())) if steps.size else (1 / fps, 1 / fps)
+    slack_s, early_s = find_tolerances(frame_s, average_s, fps)
     inside = np.flatnonzero(times >= start_s - slack_s)
     if not inside.size:
         return np.zeros(0, int), 0.0
-    positions = np.searchsorted(times[inside], start_s + np.arange(n_frames) / fps - slack_s)
+    wanted_s = start_s + np.arange(n_frames) / fps
+    positions = np.minimum(np.searchsorted(times, wanted_s - slack_s), len(times) - 1)
+    positions -= (times[positions] > wanted_s + early_s) & (positions > 0)
     ends = np.minimum(np.append(times[1:], times[-1] + frame_s), times + MAX_FRAME_S)
     covered_s = np.clip(ends, start_s, stop_s) - np.clip(times, start_s, stop_s)
-    return inside[np.minimum(positions, inside.size - 1)], float(covered_s.sum())
+    return positions, float(covered_s.sum())

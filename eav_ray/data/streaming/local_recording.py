@@ -9,8 +9,10 @@ import mne
 import numpy as np
 import soundfile
 
-from eav_ray.data.io.eeg import EEGFile, MNEFile, open_eeg_file
+from eav_ray.data.io.eeg import open_eeg_file
+from eav_ray.data.io.eeg_file import EEGFile, MNEFile
 from eav_ray.data.io.features import FILE_SUFFIXES
+from eav_ray.data.io.file_access import is_file
 from eav_ray.data.preprocessing.channel_choice import choose_channels
 from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name
 from eav_ray.data.recordings import GivenFeatures, RawEEG
@@ -112,7 +114,7 @@ def _read_features(
 
 def _find_file(name: str, path: str | Path) -> Path:
     found = Path(path).expanduser()
-    if not found.is_file():
+    if not is_file(found):
         raise DataError(f"{name} is {path}, where there is no file")
     return found
 

@@ -213,8 +213,8 @@ def _describe_format(chunk: messages.Chunk) -> tuple[object, ...]:
 def make_window(snapshot: StreamSnapshot, inputs: WindowFormat) -> tuple[dict[str, object], dict[str, str]]:
     """One window as `windowing.cut_recording` makes it, and for each modality that is not in it, why.
 
-    A modality is present where it covers at least half of the window; what it lacks is zeros (video: its next frame,
-    or the last one).
+    A modality is present where it covers at least half of the window; what it lacks is zeros (video: the frame before
+    it, or else after it).
     """
     preprocessing, window_s = inputs.preprocessing, inputs.preprocessing.window_s
     row: dict[str, object] = {"subject": "stream", "recording": "stream", "window": 0, "label": 0}

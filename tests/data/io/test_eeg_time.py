@@ -172,12 +172,72 @@ def test_bad_intervals_of_brainvision(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_eeg_file(path, NAMES).missing_s, [(3, 5)])
 
 
+def test_a_bad_interval_of_one_channel_costs_that_channel(tmp_path: Path) -> None:
+    path = tmp_path / "a.vhdr"
+    markers = ("New Segment,,1,1,0,20240101100000000000", "Bad Interval,Bad Max-Min,301,200,4", "Stimulus,bad,801,1,2")
+    write_brainvision(path, EEG_CT, markers=(*markers, "Bad Interval,Userdefined,1001,100,0", "Stimulus,S  1,1,1,0"))
+    raw = read_eeg_file(path, NAMES)
+    lost = np.isnan(raw.values_CT)
+    assert lost[3, 300:500].all() and lost.sum() == 200
+    np.testing.assert_allclose(raw.missing_s, [(10, 11)])
+    # Left out of what is wanted, it costs nothing.
+    assert np.isfinite(read_eeg_file(path, NAMES[:3]).values_CT).all()
+
+
+@pytest.mark.parametrize(
+    ("marker", "missing_s", "words"),
+    [
+        ("Bad Interval,Gradient,301,200,99", [(3, 5)], "Mk2 of its marker file marks channel 99, which is not there"),
+        ("Bad Interval,Gradient,301,long,1", [], "Mk2 of its marker file marks something bad without a place"),
+    ],
+)
+def test_a_bad_interval_that_names_nothing_is_said(tmp_path: Path, marker: str, missing_s: Any, words: str) -> None:
+    path = tmp_path / "a.vhdr"
+    write_brainvision(path, EEG_CT, markers=("New Segment,,1,1,0,20240101100000000000", marker))
+    raw = read_eeg_file(path, NAMES)
+    np.testing.assert_allclose(np.reshape(raw.missing_s, (-1, 2)), np.reshape(missing_s, (-1, 2)))
+    assert any(words in remark for remark in raw.remarks)
+
+
+def test_a_bad_interval_after_a_pause_is_of_the_samples_that_it_counts(tmp_path: Path) -> None:
+    path = write_paused(tmp_path, "vhdr")
+    text = path.with_suffix(".vmrk").read_text()
+    bad = "Mk3=Bad Interval,,1101,100,2\nMk4=Bad Interval,,1301,100,0\n"
+    path.with_suffix(".vmrk").write_text(f"{text.rstrip()}\n{bad}")
+    raw = read_eeg_file(path, NAMES)
+    lost = np.isnan(raw.values_CT[:, 4000:])
+    assert lost[1, 100:200].all() and lost.sum() == 100
+    np.testing.assert_allclose(raw.missing_s, [PAUSE_S, (43, 44)])
+
+
 def test_a_mark_of_one_channel_costs_that_channel(tmp_path: Path) -> None:
     path = tmp_path / "a.edf"
     write_edf(path, EEG_CT, onsets_s=range(20), marks=[(2.0, 0.5, "bad contact@@C4")])
     raw = read_eeg_file(path, NAMES)
     lost = np.isnan(raw.values_CT)
     assert lost[3, 200:250].all() and lost.sum() == 50 and not raw.missing_s
+
+
+@pytest.mark.parametrize("first_sample", [0, 700])
+@pytest.mark.parametrize("is_dated", [False, True])
+def test_marks_keep_their_place_where_nothing_was_saved_at_first(
+    tmp_path: Path, first_sample: int, is_dated: bool
+) -> None:
+    path = tmp_path / "a_raw.fif"
+    marks = [(0.0, 2.0, "BAD_ACQ_SKIP"), (5.0, 1.0, "BAD_movement"), (12.0, 1.0, "BAD_ACQ_SKIP")]
+    write_fif(path, EEG_CT, annotations=marks, first_sample=first_sample, is_dated=is_dated)
+    if not is_dated:
+        for look in (read_eeg_file, lambda p, names: open_eeg_file(p).describe_header(names)):
+            with pytest.raises(DataError, match=r"has no date, and nothing was saved.*\(raw.set_meas_date\)$"):
+                look(path, NAMES)
+        return
+    raw = read_eeg_file(path, NAMES)
+    np.testing.assert_allclose(raw.missing_s, [(3, 4), (10, 11)])
+    kept_T = np.isfinite(raw.values_CT).all(0)
+    assert raw.values_CT.shape == (8, 1800) and (~kept_T).sum() == 100
+    np.testing.assert_allclose(raw.values_CT[:, kept_T], EEG_CT[:, 200:][:, kept_T], atol=1e-6)
+    assert any("cut off" in remark for remark in raw.remarks)
+    assert set(raw.remarks) == set(open_eeg_file(path).describe_header(NAMES))
 
 
 def test_a_split_fif_is_read_to_its_end(tmp_path: Path) -> None:

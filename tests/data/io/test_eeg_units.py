@@ -167,7 +167,7 @@ def test_a_range_of_nothing_is_refused(tmp_path: Path, field: int, text: str) ->
 
 
 def test_an_object_of_mne_states_volts(tmp_path: Path) -> None:
-    from eav_ray.data.io.eeg import MNEFile
+    from eav_ray.data.io.eeg_file import MNEFile
 
     raw = MNEFile(make_raw(EEG_CT), "eeg").read(NAMES)
     assert (raw.unit, raw.stated_unit) == ("microvolt", "volt")

@@ -3,6 +3,8 @@
 `make chaos` draws many more.
 """
 
+import re
+import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,7 @@ from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError
 from tests.helpers.damage import DAMAGE, Change, several
 from tests.helpers.eeg_files import NAMES, make_eeg, make_raw, write_brainvision, write_edf, write_fif, write_set
+from tests.helpers.rare_eeg_files import write_cnt, write_gdf
 
 SECONDS = 4
 UNITS = {"uV": "microvolt", "\u00b5V": "microvolt", "UV": "microvolt", "muV": "microvolt", "mV": "millivolt"}
@@ -100,6 +103,9 @@ def test_brainvision(folder: Path, data: st.DataObject) -> None:
     unit = UNITS[text] if text else "microvolt"  # as the format says
     hz = data.draw(st.sampled_from([100, 250, 1e6 / 3906]))
     resolution = data.draw(st.sampled_from([1.0, 0.1, 0.0488281]))
+    binary = data.draw(st.sampled_from(["IEEE_FLOAT_32", "INT_16", "INT_32"]))
+    bad_places = st.tuples(st.integers(0, 3), st.sampled_from([10, 40]), st.integers(0, 8))  # second, samples, channel
+    bad = data.draw(st.lists(bad_places, max_size=2))
     encoding = data.draw(st.sampled_from(["utf-8", "cp1252"]))
     pause_s = data.draw(st.sampled_from([0.0, 0.004, 1.0, 20.0]))
     eeg_CT = make_eeg(SECONDS, hz)
@@ -110,14 +116,33 @@ def test_brainvision(folder: Path, data: st.DataObject) -> None:
         f"New Segment,,{n_half + 1},1,0,202401011000{second_s:09.6f}".replace(".", ""),
     )
     path = folder / "a.vhdr"
+    scale = MICROVOLTS[unit]
+    resolution = resolution / scale if binary != "IEEE_FLOAT_32" else resolution
     write_brainvision(
-        path, eeg_CT / MICROVOLTS[unit], hz=hz, unit=text, encoding=encoding, resolution=resolution, markers=segments
+        path,
+        eeg_CT / scale,
+        hz=hz,
+        unit=text,
+        encoding=encoding,
+        resolution=resolution,
+        markers=(*segments, *(f"Bad Interval,x,{round(second * hz) + 1},{n},{channel}" for second, n, channel in bad)),
+        binary=binary,
+        is_vectorized=data.draw(st.booleans()),
     )
     raw = read_all(path)
     assert raw is not None and np.isclose(raw.hz, hz, rtol=1e-5)
-    recorded_T = np.isfinite(raw.values_CT).all(axis=0)
-    np.testing.assert_allclose(raw.values_CT[:, recorded_T], eeg_CT, atol=1e-3)
+    recorded_T = np.isfinite(raw.values_CT).any(axis=0)
+    kept_CT = np.ones(eeg_CT.shape, bool)
+    for second, n, channel in bad:
+        if channel:
+            kept_CT[channel - 1, round(second * hz) : round(second * hz) + n] = False
+    found_CT = raw.values_CT[:, recorded_T]
+    assert np.array_equal(np.isfinite(found_CT), kept_CT)
+    step = 0.51 * resolution * scale if binary != "IEEE_FLOAT_32" else 1e-3
+    np.testing.assert_allclose(found_CT[kept_CT], eeg_CT[kept_CT], atol=step)
     assert abs((~recorded_T).sum() / hz - (pause_s if pause_s > 0.02 else 0.0)) <= 1 / hz
+    n_pauses = int(pause_s > 0.02)
+    assert len(raw.missing_s) == n_pauses + sum(channel == 0 for *_, channel in bad)
 
 
 @given(data=st.data())
@@ -128,9 +153,23 @@ def test_eeglab(folder: Path, data: st.DataObject) -> None:
     eeg_CT = make_eeg(SECONDS)
     events = [("boundary", at + 0.5, n) for at, n in lasting.items()] + [("stim", 120.0, 0.0)]
     path = folder / "a.set"
-    write_set(path, eeg_CT, [*map(spell, NAMES)], events=events if data.draw(st.booleans()) else events[:-1])
+    names = [*map(spell, NAMES)]
+    bads = data.draw(st.lists(st.sampled_from(names), unique=True, max_size=3))
+    good_T = np.ones(round(SECONDS * 100), bool)
+    for first in data.draw(st.lists(st.sampled_from([20, 180, 300]), unique=True)):
+        good_T[first : first + 30] = False
+    write_set(
+        path,
+        eeg_CT,
+        names,
+        events=events if data.draw(st.booleans()) else events[:-1],
+        bads=bads,
+        fields={"etc": {"clean_sample_mask": good_T.astype(float)}},
+    )
     raw = read_all(path)
-    assert raw is not None
+    assert raw is not None and set(raw.bad_channels) == set(bads)
+    n_pauses = sum(n > 0 for n in lasting.values())
+    assert len(raw.missing_s) == n_pauses + np.count_nonzero(np.diff(good_T.astype(int)) < 0)
     recorded_T = np.isfinite(raw.values_CT).all(axis=0)
     np.testing.assert_allclose(raw.values_CT[:, recorded_T], eeg_CT, atol=1e-3)
     assert (~recorded_T).sum() == sum(n for n in lasting.values() if n > 0)
@@ -149,26 +188,89 @@ def test_fif(folder: Path, data: st.DataObject) -> None:
     first_sample, is_dated = data.draw(st.sampled_from([0, 50, 1000])), data.draw(st.booleans())
     bads = data.draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=3))
     path = folder / "a_raw.fif"
-    write_fif(path, eeg_CT, annotations=marks, bads=bads, first_sample=first_sample, is_dated=is_dated)
-    raw = read_all(path)
-    assert raw is not None and set(raw.bad_channels) == set(bads) and raw.values_CT.shape == eeg_CT.shape
-    recorded = np.isfinite(raw.values_CT)
-    np.testing.assert_allclose(raw.values_CT[recorded], eeg_CT[recorded], atol=1e-6)
-    t = (np.arange(400) + 0.5) / 100
-    missing_T = np.any([[(a <= t) & (t < b)] for a, b in raw.missing_s] or [np.zeros((1, 400), bool)], axis=(0, 1))
-    expected_T = np.any(
-        [(a <= t) & (t < a + n) for a, n, text in marks if text.lower().startswith("bad")] or [np.zeros(400, bool)],
-        axis=0,
+    numbers = data.draw(st.sampled_from(["double", "single"]))
+    write_fif(
+        path,
+        eeg_CT,
+        annotations=marks,
+        bads=bads,
+        first_sample=first_sample,
+        is_dated=is_dated,
+        numbers=numbers,
     )
+    raw = read_all(path)
+    # Whole seconds at the beginning that were skipped are not saved, and time begins after them.
+    skips = sorted((a, a + n) for a, n, text in marks if text == "BAD_ACQ_SKIP")
+    if not is_dated and skips and skips[0][0] < 0.02 and max(b for _, b in skips) > 0.98:
+        assert raw is None or raw.values_CT.shape == eeg_CT.shape  # times of marks would not be certain
+        return
+    assert raw is not None and set(raw.bad_channels) == set(bads)
+    n_cut = eeg_CT.shape[1] - raw.values_CT.shape[1]
+    assert n_cut % 100 == 0 and any("cut off" in remark for remark in raw.remarks) == (n_cut > 0)
+    eeg_CT = eeg_CT[:, n_cut:]
+    recorded = np.isfinite(raw.values_CT)
+    atol = 1e-4 if numbers == "single" else 1e-6
+    np.testing.assert_allclose(raw.values_CT[recorded], eeg_CT[recorded], atol=atol)
+    t = (np.arange(n_cut, 400) + 0.5) / 100
+    missing_s = [(a + n_cut / 100, b + n_cut / 100) for a, b in raw.missing_s]
+    missing_T = np.any([(a <= t) & (t < b) for a, b in missing_s] or [t < 0], axis=0)
+    expected_T = np.any([(a <= t) & (t < a + n) for a, n, s in marks if s.lower().startswith("bad")] or [t < 0], axis=0)
     assert (missing_T != expected_T).sum() <= 2 * len(marks)
     skipped_T = np.any([(a <= t) & (t < a + n) for a, n, s in marks if s == "BAD_ACQ_SKIP"] or [t < 0], axis=0)
     assert (recorded.all(axis=0) == skipped_T).sum() <= 2 * len(marks)
 
 
+NUMBER = re.compile(rb"(?<![A-Za-z0-9.])-?\d+(?:\.\d+)?(?![A-Za-z0-9.])")
+OTHER_NUMBERS = st.sampled_from(["0", "1", "2", "7", "9", "16", "99", "100", "-1", "200", "1000", "32767"])
+
+
+@pytest.mark.parametrize("kind", ["edf", "bdf", "vhdr"])
+@given(data=st.data())
+def test_another_number_in_a_header(folder: Path, kind: str, data: st.DataObject) -> None:
+    """One of our errors, a remark, or each channel as it was but for its scale, which nothing confirms."""
+    path = folder / f"c.{kind}"
+    if kind == "vhdr":
+        write_brainvision(path, make_eeg(SECONDS))
+        whole, n_header = path.read_bytes(), path.stat().st_size
+    else:
+        whole = build(kind)
+        n_header = 256 * 10
+    fields = [match.span() for match in NUMBER.finditer(whole, 0, n_header)]
+    first, last = data.draw(st.sampled_from(fields))
+    new = data.draw(OTHER_NUMBERS).encode()
+    if kind != "vhdr":  # fields have a width
+        new = new.ljust(last - first)
+        last = max(last, first + len(new))
+        if whole[first:last].strip() != whole[first:last].strip().split(b" ")[0]:
+            return  # it would reach into the next field
+    path.write_bytes(whole[:first] + new + whole[last:])
+    raw = read_all(path)
+    if raw is None or raw.remarks != read_whole(kind).remarks:
+        return
+    true = read_whole(kind)
+    assert raw.channels == true.channels and raw.values_CT.shape == true.values_CT.shape
+    for x_T, true_T in zip(raw.values_CT, true.values_CT, strict=True):
+        known_T = np.isfinite(true_T)
+        assert np.array_equal(np.isfinite(x_T), known_T)
+        assert abs(np.corrcoef(x_T[known_T], true_T[known_T])[0, 1]) > 0.99 or not x_T[known_T].any()
+
+
+@cache
+def read_whole(kind: str) -> RawEEG:
+    """What is read of an undamaged file."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / f"c.{kind}"
+        if kind == "vhdr":
+            write_brainvision(path, make_eeg(SECONDS))
+        else:
+            path.write_bytes(build(kind))
+        raw = read_all(path)
+        assert raw is not None
+        return raw
+
+
 @cache
 def build(kind: str) -> bytes:
-    import tempfile
-
     eeg_CT = make_eeg(SECONDS)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / f"a_raw.{kind}"
@@ -178,13 +280,18 @@ def build(kind: str) -> bytes:
             case "vhdr" | "vmrk":
                 write_brainvision(path.with_suffix(".vhdr"), eeg_CT)
             case "set":
-                write_set(path, eeg_CT, events=[("boundary", 100.5, 50.0)])
+                flags = {"etc": {"clean_sample_mask": np.arange(SECONDS * 100) > 30.0}, "reject": {"rejmanualE": []}}
+                write_set(path, eeg_CT, events=[("boundary", 100.5, 50.0)], bads=["C3"], fields=flags)
+            case "gdf":
+                write_gdf(path, eeg_CT, NAMES, events=[(100, 0x03FF, 0, 50), (200, 0x7FFE, 0, 0)])
+            case "cnt":
+                write_cnt(path, eeg_CT, NAMES, bads=["C3"], rejected=[(100, 150)])
             case _:
                 write_fif(path, eeg_CT, annotations=[(1.0, 1.0, "BAD_x")], bads=["C3"])
         return path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["edf", "bdf", "vhdr", "vmrk", "set", "fif"])
+@pytest.mark.parametrize("kind", ["edf", "bdf", "vhdr", "vmrk", "set", "fif", "gdf", "cnt"])
 @given(damage=DAMAGE)
 def test_damage(folder: Path, kind: str, damage: list[Change]) -> None:
     """One of our errors, or samples of one rate on one clock; and no warning that reaches a user."""

@@ -10,9 +10,11 @@ import pytest
 
 from eav_ray.config import VideoPreprocessing
 from eav_ray.data.io import jpeg, video
+from eav_ray.data.io.containers import read_frame_s
 from eav_ray.data.streaming.buffers import Frame
 from eav_ray.data.streaming.stream import resize_frame
 from eav_ray.errors import DataError
+from tests.helpers.films import make_frames, write_media
 from tests.helpers.memory import peak_memory
 from tests.helpers.serving import draw_jpeg
 
@@ -58,13 +60,50 @@ def test_a_variable_rate_keeps_the_clock(tmp_path: Path) -> None:
     assert len(frames) == 25
 
 
-def test_a_gap_is_bridged_by_the_frame_after_it(tmp_path: Path) -> None:
+def test_in_a_gap_the_frame_before_it_stays(tmp_path: Path) -> None:
     times_s = np.array([t for t in np.arange(120) / 30 if not 1 < t < 2])
     write(tmp_path / "a.mp4", times_s)
     frames, *_ = video.read_video(tmp_path / "a.mp4", 5, 16)
     assert len(frames) == 20
-    np.testing.assert_allclose(shown_s(frames)[6:10], 2, atol=0.08)
+    np.testing.assert_allclose(shown_s(frames)[5:10], 1, atol=0.08)
     np.testing.assert_allclose(shown_s(frames)[10:], np.arange(10, 20) / 5, atol=0.08)
+
+
+def write_numbered(path: Path, times_s: np.ndarray, rate: float) -> None:
+    """Write a film whose frames are told apart by their brightness, nine after each other."""
+    pictures = [np.full((48, 64, 3), 20 + 25 * (i % 9), np.uint8) for i in range(len(times_s))]
+    write_media(path, make_frames(pictures, times_s), rate=round(rate))
+
+
+def check_numbers(frames: np.ndarray, numbers: np.ndarray) -> None:
+    found = np.rint((frames.mean(axis=(1, 2, 3)) - 20) / 25)
+    np.testing.assert_array_equal(found, numbers % 9)
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(2, 5), (4, 5), (3, 25), (10, 25), (1, 4)])
+def test_a_slow_film_shows_no_frame_before_its_time(tmp_path: Path, rate: int, fps: int) -> None:
+    """As a player does: each frame from its own time to that of the next, the last one to the end."""
+    times_s = np.round(np.arange(4 * rate) / rate, 3)
+    write_numbered(tmp_path / "a.mp4", times_s, rate)
+    frames, duration_s, *_ = video.read_video(tmp_path / "a.mp4", fps, 16)
+    assert duration_s == pytest.approx(4, abs=0.01) and len(frames) == 4 * fps
+    check_numbers(frames, np.searchsorted(times_s, np.arange(4 * fps) / fps + 0.002, side="right") - 1)
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(30, 5), (25, 25), (24, 25), (29.97, 30), (30, 25), (60, 25), (12, 5)])
+@pytest.mark.parametrize("jitter_s", [0.0, 0.004])
+def test_an_ordinary_film_shows_the_first_frame_from_each_time_on(
+    tmp_path: Path, rate: float, fps: int, jitter_s: float
+) -> None:
+    """To within half a frame of its own; windows of such films are stored already."""
+    jitter = np.random.default_rng(0).uniform(-jitter_s, jitter_s, round(3 * rate))
+    times_s = np.round(np.clip(np.arange(len(jitter)) / rate + jitter, 0, None), 3)
+    write_numbered(tmp_path / "a.mp4", times_s, rate)
+    frames, *_ = video.read_video(tmp_path / "a.mp4", fps, 16)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        tolerance_s = min(read_frame_s(container.streams.video[0]), 1 / fps) / 2
+    wanted_s = np.arange(len(frames)) / fps - tolerance_s - 1e-9
+    check_numbers(frames, np.searchsorted(times_s - times_s[0], wanted_s))
 
 
 def test_missing_frames_at_the_end_are_not_invented(tmp_path: Path) -> None:

@@ -262,7 +262,16 @@ def test_a_slow_camera_covers_its_seconds_and_a_frozen_one_does_not() -> None:
     _, covered = select_frames(np.arange(0, 5, 0.5), 0.0, 5.0, 5, 25)
     assert covered == pytest.approx(5.0)
     which, covered = select_frames(np.array([0.0, 0.2, 4.0]), 0.0, 5.0, 5, 25)
-    assert covered == pytest.approx(0.2 + 1.0 + 1.0) and which.tolist() == [0, 1] + [2] * 23
+    assert covered == pytest.approx(0.2 + 1.0 + 1.0) and which.tolist() == [0] + [1] * 19 + [2] * 5
+
+
+def test_a_slow_camera_shows_no_frame_before_its_time() -> None:
+    """As in a file (`video.read_video`), the one that was on screen as the window began included."""
+    times_s = np.arange(0, 9, 0.5)
+    which, _ = select_frames(times_s, 3.2, 8.2, 5, 25)
+    np.testing.assert_allclose(times_s[which], np.floor((3.2 + np.arange(25) / 5 + 0.002) * 2) / 2)
+    which, _ = select_frames(np.arange(0, 9, 0.1), 3.2, 8.2, 5, 25)
+    assert which.tolist() == list(range(32, 82, 2))
 
 
 # What cannot be used is said in one line

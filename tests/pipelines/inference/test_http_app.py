@@ -143,17 +143,13 @@ DAMAGED = {
 }
 
 
-@pytest.mark.filterwarnings("default::RuntimeWarning")  # numbers beyond all floats
 @pytest.mark.parametrize("what", DAMAGED)
 def test_what_is_damaged_is_set_aside_with_its_reason(client: TestClient, what: str) -> None:
     """Alone it leaves nothing to predict; beside another modality that one is used."""
     (m,) = DAMAGED[what]
     other = "audio" if m != "audio" else "video"
     alone = client.post("/predict", content=json.dumps(DAMAGED[what]))
-    assert alone.status_code in (200, 422), alone.text
-    if alone.status_code == 200:  # then it was no damage
-        assert what == "EEG of huge numbers" and alone.json()["predicted"]
-        return
+    assert alone.status_code == 422, alone.text
     assert "nothing in this request can be used" in one_line(alone)
     answer = client.post("/predict", content=json.dumps(DAMAGED[what] | SENT.tree(other)))
     tree = answer.json()
