@@ -32,8 +32,8 @@ from eav_ray.distributed.ray_workarounds import (
     ray_environment,
     secure_token,
 )
-from eav_ray.distributed.watchers import keep_hangup_from_children
 from eav_ray.errors import ConfigError, describe_error
+from eav_ray.processes import TERMINAL_SIGNALS, defer_signals, keep_signals_from_children
 
 if TYPE_CHECKING:
     import torch
@@ -60,15 +60,16 @@ def connect_to_ray(runtime: RuntimeConfig) -> Iterator[None]:
     address = resolve_address(runtime)
     token = secure_token(is_local=not address)
     with environment_variables(token), ray_environment(is_local=not address, dashboard=runtime.dashboard):
-        if address:
-            _join_cluster(address)
-        else:
-            _start_local_ray(runtime)
         try:
+            if address:
+                _join_cluster(address)
+            else:
+                _start_local_ray(runtime)
             require_token_of_cluster(ray.get_runtime_context().gcs_address)
             yield
         finally:
-            ray.shutdown()
+            with defer_signals(*TERMINAL_SIGNALS):  # to who presses Ctrl-C twice too, nothing of it is left behind
+                ray.shutdown()
 
 
 def find_scratch_folder(store: StoreConfig) -> str:
@@ -263,7 +264,11 @@ def _start_local_ray(runtime: RuntimeConfig) -> None:
     shared, size = choose_object_store(folder)
     options: dict[str, Any] = {} if shared == SHARED_MEMORY else {PLASMA_FOLDER_OPTION: str(shared)}
     try:
-        with environment_variables({"RAY_TMPDIR": str(folder)}), keep_hangup_from_children():
+        with (
+            environment_variables({"RAY_TMPDIR": str(folder)}),
+            defer_signals(*TERMINAL_SIGNALS),  # a Ray that has half started would be left behind
+            keep_signals_from_children(*TERMINAL_SIGNALS),
+        ):
             # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
             ray.init(
                 address="local",

@@ -48,6 +48,10 @@ PRIVATE_NAMES = {
         "2.60.0",
         "when TorchTrainer's controller loads no torch, and a group ends at once on a Ray without a dashboard",
     ),
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._register_sigint_handler": (
+        "2.60.0",
+        "when Ray Train leaves Ctrl-C to who calls it",
+    ),
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback": ("2.60.0", "with it"),
     **{
         name: ("2.60.0", "when TorchTrainer's controller loads no torch")
@@ -312,7 +316,9 @@ def map_with_retries(
 
 
 def get_trainer_class() -> type[Any]:
-    """Return Ray Train's trainer; on a Ray without a dashboard, one that ends at once.
+    """Return Ray Train's trainer, which leaves Ctrl-C to us; on a Ray without a dashboard, one that ends at once.
+
+    By itself it takes Ctrl-C as the end of the process, before anything is saved.
 
     TorchTrainer would load torch in every controller, which takes none of it and half a GiB on the head (docs/log.md).
 
@@ -322,10 +328,14 @@ def get_trainer_class() -> type[Any]:
     """
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    if NO_DASHBOARD_VARIABLE not in os.environ:
-        return DataParallelTrainer
+    class Trainer(DataParallelTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
 
-    class FastShutdownTrainer(DataParallelTrainer):
+    if NO_DASHBOARD_VARIABLE not in os.environ:
+        return Trainer
+
+    class FastShutdownTrainer(Trainer):
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]

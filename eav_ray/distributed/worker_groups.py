@@ -30,7 +30,8 @@ from eav_ray.distributed.machine_limits import measure_free_memory
 from eav_ray.distributed.rank_errors import classify_worker_errors, describe_rank_error
 from eav_ray.distributed.ray_workarounds import get_trainer_class, make_process_group_config
 from eav_ray.distributed.run_queue import END, HOLD_INTERVAL_S, WAIT, QueueActor, QueueState
-from eav_ray.distributed.watchers import on_signals, poll_in_background
+from eav_ray.distributed.timings import TimingRecorder
+from eav_ray.distributed.watchers import poll_in_background
 from eav_ray.errors import (
     ConfigError,
     DataError,
@@ -40,9 +41,10 @@ from eav_ray.errors import (
     is_lasting,
     make_unrecoverable,
 )
+from eav_ray.processes import on_signals
 from eav_ray.storage import Store
 from eav_ray.tracking.mlflow import MLflowTracker
-from eav_ray.tracking.progress import ProgressBar, open_progress_bar
+from eav_ray.tracking.progress import ProgressBar, open_progress_bar, write_line
 from eav_ray.tracking.tensorboard import TensorBoardTracker, open_tensorboard_tracker
 from eav_ray.training.positions import find_newest_position
 from eav_ray.training.run_spec import Progress, Run, list_needed_recordings
@@ -121,8 +123,15 @@ def train_runs(
         stop_requested.set()
         queue.stop.remote()
 
+    def stop_or_leave() -> None:
+        if stop_requested.is_set():
+            raise KeyboardInterrupt
+        request_stop()
+        write_line("stopping: trainings are being saved; Ctrl-C again leaves at once")
+
     allowed_recordings = list_needed_recordings(unique)
     holder = secrets.token_hex(8)
+    began, recorder = time.monotonic(), TimingRecorder(experiment, [run for run in unique if run.key not in done], data)
     groups = [
         WorkerGroup(number, experiment, data, allowed_recordings, queue, holder)
         for number in range(experiment.runtime.groups)
@@ -131,9 +140,14 @@ def train_runs(
         contextlib.nullcontext(on_progress) if on_progress else _open_trackers(experiment, unique) as log_progress,
         open_progress_bar(title, sum(run.epochs for run in unique), "epochs") as bar,
         _watch_progress(
-            queue, bar, log_progress, lambda state: stop_requested.is_set() or should_stop(state), experiment.runtime
+            queue,
+            bar,
+            lambda progress: (recorder.note(progress), log_progress(progress)),
+            lambda state: stop_requested.is_set() or should_stop(state),
+            experiment.runtime,
         ),
         on_signals(request_stop, signal.SIGTERM, signal.SIGHUP),
+        on_signals(stop_or_leave, signal.SIGINT),
     ):
         run_elsewhere = _run_group.options(scheduling_strategy=cluster.make_local_strategy())
         others = [run_elsewhere.remote(group) for group in groups[1:]]
@@ -148,12 +162,15 @@ def train_runs(
             if is_lasting(error):  # Ray Train writes to the store too
                 raise make_unrecoverable(error) from None
             reason = str(error).strip().splitlines()[-1]
-            raise DataError(f"a group of training workers ended: {reason}; the same command continues") from None
+            raise DataError(
+                f"a group of training workers ended: {reason}; rerun the same command to continue"
+            ) from None
     state: QueueState = ray.get(queue.get_state.remote())
     ray.kill(queue)
     _raise_cause(state)
     if state.stopped or len(state.done) + len(state.failed) < len(unique):
         raise TrainingInterrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
+    recorder.write(results, state, time.monotonic() - began)
     for line in state.damaged_checkpoints:
         print(f"skipped a damaged checkpoint: {line}", flush=True)
     return state

@@ -76,5 +76,5 @@ def pull_if_missing(results: str, study: str, checkpoint: str) -> str:
     if Store(target.parent).is_committed(target.name):
         return str(target)
     shutil.rmtree(target, ignore_errors=True)
-    (path,) = pull(results, str(target), study=study).paths
+    (path,) = pull(results, str(target), name=study).paths
     return path

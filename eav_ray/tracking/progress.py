@@ -15,6 +15,12 @@ BAR_FORMAT = "{desc:<34.34} {bar:20} {n_fmt:>4}/{total_fmt:<4} {elapsed} ETA {re
 LOG_FILE_INTERVAL_S = 15.0  # seconds between two lines, where nobody watches
 
 
+def write_line(line: str) -> None:
+    """Write a line to stderr, above the progress line."""
+    with contextlib.suppress(OSError):  # the disk of a log file may be full
+        tqdm.write(line, file=sys.stderr)
+
+
 class FirstWarning:
     """Writes the first of several lines to stderr: what follows would say the same."""
 
@@ -24,8 +30,7 @@ class FirstWarning:
     def write(self, line: str) -> None:
         if not self._was_written:
             self._was_written = True
-            with contextlib.suppress(OSError):  # the disk of a log file may be full
-                tqdm.write(line, file=sys.stderr)
+            write_line(line)
 
 
 @dataclass

@@ -190,8 +190,8 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (KeyboardInterrupt(), "stopped; the same command continues\n"),
-        (TrainingInterrupted("SIGTERM came"), "stopped: SIGTERM came; the same command continues\n"),
+        (KeyboardInterrupt(), "stopped; rerun the same command to continue\n"),
+        (TrainingInterrupted("SIGTERM came"), "stopped; rerun the same command to continue (SIGTERM came)\n"),
     ],
 )
 def test_a_command_that_was_stopped_says_that_it_continues(

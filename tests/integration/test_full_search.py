@@ -93,7 +93,7 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
     second.send_signal(signal.SIGTERM)
     _, reported = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 130 and "Traceback" not in reported, reported
-    assert f"of {LEFT + 1} candidates are finished; the same command continues" in reported.splitlines()[-1]
+    assert f"of {LEFT + 1} candidates are finished)" in reported.splitlines()[-1]
     third = search.start()
     out, reported = third.communicate(timeout=PATIENCE_S)
     assert third.returncode == 0 and "Traceback" not in reported, reported

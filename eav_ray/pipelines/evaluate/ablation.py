@@ -170,7 +170,7 @@ def _format_summary(tree: dict[str, Any], left_out_notes: list[str], failed: lis
     lines = [head, *left_out_notes, sections_ablation.format_ablation(tree), ""]
     if failed:
         count = len(failed)
-        lines.append(f"{count} models are missing; the same command takes them up again; the first: {failed[0]}")
+        lines.append(f"{count} models are missing; rerun the same command to train them; the first: {failed[0]}")
     else:
         lines.append(f"results: {path}")
     return "\n".join(lines)
