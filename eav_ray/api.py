@@ -179,13 +179,13 @@ def evaluate(experiment: Experiment, checkpoint: str | Path, *, out: str | Path 
     """
     from eav_ray.config.paths import resolve_user_path
     from eav_ray.pipelines.evaluate.evaluate import evaluate_checkpoint
-    from eav_ray.pipelines.inference.checkpoint_names import find_checkpoint
+    from eav_ray.pipelines.inference.checkpoint_names import find_checkpoint_path
     from eav_ray.pipelines.preparation import prepare_experiment
 
     folder = resolve_user_path("out", str(out))
     with contextlib.redirect_stdout(sys.stderr):
         prepared = prepare_experiment(experiment)
-        path = find_checkpoint(str(checkpoint), prepared.store.results).path
+        path = find_checkpoint_path(str(checkpoint), prepared.store.results)
         return evaluate_checkpoint(prepared, path, out=folder)
 
 

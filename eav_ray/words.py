@@ -8,6 +8,11 @@ def format_count(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else make_plural(noun)}"
 
 
+def format_recordings(n_recordings: int, n_subjects: int, noun: str = "recording") -> str:
+    """Write how many recordings of how many people: `12 recordings of 1 person`."""
+    return f"{format_count(n_recordings, noun)} of {format_count(n_subjects, 'person')}"
+
+
 def make_plural(noun: str) -> str:
     """Make the plural of a noun, whose last word is the one that changes."""
     start, space, last = noun.rpartition(" ")

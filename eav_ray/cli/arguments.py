@@ -87,9 +87,9 @@ def get_results_store(changes: dict[str, Any]) -> str:
 
 def find_checkpoint_path(name: str, results: str) -> str:
     """Find the path of the checkpoint that a command line names, by a path or by a name in a results store."""
-    from eav_ray.pipelines.inference.checkpoint_names import find_checkpoint
+    from eav_ray.pipelines.inference import checkpoint_names
 
-    return find_checkpoint(name, results).path
+    return checkpoint_names.find_checkpoint_path(name, results)
 
 
 def split_list(text: str) -> tuple[str, ...]:

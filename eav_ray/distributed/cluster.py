@@ -105,7 +105,7 @@ def check_local_start(runtime: RuntimeConfig) -> None:
     if not resolve_address(runtime) and not ray.is_initialized():
         check_limits()
         check_loopback()
-        check_ray_folder(*find_ray_folder())
+        check_ray_folder(find_ray_folder())
 
 
 def _check_resource(runtime: RuntimeConfig, key: str, available: int, alternative: str = "") -> None:
@@ -260,7 +260,7 @@ def start_actor_here(actor_class: type, *arguments: Any, restarts: bool = False)
 def _start_local_ray(runtime: RuntimeConfig) -> None:
     check_local_resources(runtime)
     check_local_start(runtime)
-    _, folder = find_ray_folder()
+    folder = find_ray_folder()
     shared, size = choose_object_store(folder)
     options: dict[str, Any] = {} if shared == SHARED_MEMORY else {PLASMA_FOLDER_OPTION: str(shared)}
     try:

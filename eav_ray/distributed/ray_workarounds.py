@@ -88,6 +88,10 @@ PRIVATE_NAMES = {
         "2.60.0; read by eav_ray.config.paths, which may not import this module",
         "when Ray says in public whether a process is a submitted job's entrypoint",
     ),
+    "ray._private.services:'--python_worker_command='": (
+        "2.60.0; read by eav_ray.cli.interpreter, which runs where Ray cannot be imported",
+        "when Ray says to a submitted job by which Python it runs workers",
+    ),
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER": (
         "2.60.0",
         "when ray.init takes the address that a local Ray listens on",

@@ -48,6 +48,7 @@ from eav_ray.tracking.progress import ProgressBar, open_progress_bar, write_line
 from eav_ray.tracking.tensorboard import TensorBoardTracker, open_tensorboard_tracker
 from eav_ray.training.positions import find_newest_position
 from eav_ray.training.run_spec import Progress, Run, list_needed_recordings
+from eav_ray.words import format_count
 
 if TYPE_CHECKING:
     from eav_ray.training.prepared_run import WorkerContext
@@ -73,7 +74,7 @@ def train_all_runs(experiment: Experiment, runs: list[Run], data: Dataset, *, ti
     if state.failed:
         key, reason = next(iter(state.failed.items()))
         total = len(state.done) + len(state.failed)
-        raise DataError(f"{len(state.failed)} of {total} runs failed; the first, {key}: {reason}")
+        raise DataError(f"{len(state.failed)} of {format_count(total, 'training')} failed; the first, {key}: {reason}")
     return state.done
 
 
@@ -169,7 +170,7 @@ def train_runs(
     ray.kill(queue)
     _raise_cause(state)
     if state.stopped or len(state.done) + len(state.failed) < len(unique):
-        raise TrainingInterrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
+        raise TrainingInterrupted(f"{len(state.done)} of {format_count(len(unique), 'training')} finished")
     recorder.write(results, state, time.monotonic() - began)
     for line in state.damaged_checkpoints:
         print(f"skipped a damaged checkpoint: {line}", flush=True)

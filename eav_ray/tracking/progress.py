@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-BAR_FORMAT = "{desc:<34.34} {bar:20} {n_fmt:>4}/{total_fmt:<4} {elapsed} ETA {remaining}{postfix}"
+BAR_FORMAT = "{desc:<34} {bar:20} {n_fmt:>4}/{total_fmt:<4} {elapsed} ETA {remaining}"  # and then a note
 
 
 LOG_FILE_INTERVAL_S = 15.0  # seconds between two lines, where nobody watches
@@ -46,9 +46,10 @@ class ProgressBar:
     def set_done(self, done: float, total: float | None = None, *, note: str = "") -> None:
         if total is not None:
             self._bar.total = total
-        self._bar.n = int(done) if done == int(done) else round(done, 1)
-        if note:
-            self._bar.set_postfix_str(note, refresh=False)
+        rounded = round(done, 1)
+        self._bar.n = int(rounded) if rounded == int(rounded) else rounded
+        if note:  # not as tqdm's postfix, which begins with a comma, also where it is empty
+            self._bar.bar_format = f"{BAR_FORMAT} " + note.rstrip().replace("{", "{{").replace("}", "}}")
         if self._is_terminal or time.monotonic() - self._refreshed_at > LOG_FILE_INTERVAL_S:
             with contextlib.suppress(OSError):  # the disk of a log file may be full
                 self._bar.refresh()
@@ -63,7 +64,7 @@ def open_progress_bar(title: str, total: int, unit: str) -> Iterator[ProgressBar
         total=total,
         desc=f"{title} ({unit})",
         bar_format=BAR_FORMAT,
-        ncols=130,
+        dynamic_ncols=is_terminal,  # a longer line would wrap there; a file takes all of it
         ascii=" #",
         file=sys.stderr,
     )

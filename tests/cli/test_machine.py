@@ -35,7 +35,7 @@ def run(
     ("variables", "before", "expected"),
     [
         ({"RAY_TMPDIR": "/tmp/" + "x" * 80}, None, "RAY_TMPDIR=/tmp/xxx"),
-        ({"TMPDIR": "/proc/nowhere"}, None, "Ray cannot keep its sockets and logs in /proc/nowhere/ray"),
+        ({"RAY_TMPDIR": "/proc/nowhere"}, None, "Ray cannot keep its sockets and logs in /proc/nowhere/ray"),
         ({}, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)), "`ulimit -n` is 64 open files"),
         ({}, lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}), "needs 2 CPUs, but this machine has 1"),
     ],

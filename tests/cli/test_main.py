@@ -18,7 +18,7 @@ NAMES = [command.__name__ for command in COMMANDS]
 
 def test_every_command_is_a_file_and_a_job_runs_it() -> None:
     files = {path.stem for path in (REPOSITORY / "eav_ray" / "cli").glob("*.py")}
-    assert files == {*NAMES, "__init__", "main", "arguments", "process"}
+    assert files == {*NAMES, "__init__", "main", "arguments", "interpreter", "process"}
     jobs = {path.stem: path.read_text() for path in (REPOSITORY / "jobs").glob("*.py")}
     assert set(jobs) == {*NAMES} - {"keys"}
     assert all(f'main("{name}")' in text and len(text.splitlines()) < 10 for name, text in jobs.items())

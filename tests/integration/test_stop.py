@@ -56,7 +56,7 @@ def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
     started.send_signal(signal.SIGTERM)
     _, reported = started.communicate(timeout=PATIENCE_S)
     assert started.returncode == 130 and "Traceback" not in reported
-    assert "stopped; rerun the same command to continue (0 of 1 trainings are finished)" in reported.splitlines()[-1]
+    assert "stopped; rerun the same command to continue (0 of 1 training finished)" in reported.splitlines()[-1]
     assert second <= find_furthest(place / "stopped") < Position(40, 0)
     job("train", *long_training, "store.results=stopped", own_ray=True)
     whole, stopped = read_finished(uninterrupted), read_finished(place / "stopped")
@@ -74,5 +74,5 @@ def test_a_training_whose_terminal_is_closed_saves_first(long_training: list[str
         os.killpg(process.pid, signal.SIGHUP)
         _, reported = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130 and "Traceback" not in reported, reported
-    assert "stopped; rerun the same command to continue (0 of 1 trainings are finished)" in reported.splitlines()[-1]
+    assert "stopped; rerun the same command to continue (0 of 1 training finished)" in reported.splitlines()[-1]
     assert first <= find_furthest(place / "hung_up") < Position(40, 0)

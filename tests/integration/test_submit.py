@@ -123,7 +123,7 @@ def test_a_job_that_is_stopped_in_the_middle_of_a_save_has_saved(
     run(environment, RAY, "job", "stop", "--address", server, "slow")
     assert find_furthest(results) == slow_saves.read_begun(begun)[-1] >= before[-1]
     logs = run(environment, RAY, "job", "logs", "--address", server, "slow").stdout
-    assert "stopped; rerun the same command to continue (0 of 1 trainings are finished)" in logs
+    assert "stopped; rerun the same command to continue (0 of 1 training finished)" in logs
     if CHAOS:
         job("train", *words)
         (folder,) = (results / "runs").iterdir()

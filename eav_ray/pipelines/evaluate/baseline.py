@@ -40,6 +40,7 @@ from eav_ray.reporting.sections.baselines import BASELINE_COLUMNS
 from eav_ray.reporting.tables import describe_test_side, format_table
 from eav_ray.storage import Store, check_format, encode_documents, list_package_versions
 from eav_ray.training.metrics import RECORDING_COLUMNS
+from eav_ray.words import format_count, format_recordings
 
 FORMAT_VERSION = 1  # raise when what baselines compute, or what is kept of them, changes
 FOLDER = "baselines"
@@ -187,9 +188,9 @@ def _format_report(
 ) -> str:
     recordings = result.predictions[RECORDING_COLUMNS].drop_duplicates()
     head = (
-        f"{e.split.protocol}, {len(folds)} folds: baselines, percent, {len(recordings)} recordings of "
-        f"{recordings['subject'].nunique()} people {describe_test_side(folds[0].split)}; access to them "
-        f"{e.split.access}"
+        f"{e.split.protocol}, {format_count(len(folds), 'fold')}: baselines, percent, "
+        f"{format_recordings(len(recordings), recordings['subject'].nunique())} {describe_test_side(folds[0].split)}; "
+        f"access to them {e.split.access}"
     )
     lines = [head, format_table(build_table(rows, BASELINE_COLUMNS))]
     described = {s.rsplit(".", 1)[-1] for s in result.titles}

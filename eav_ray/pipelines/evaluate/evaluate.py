@@ -34,6 +34,7 @@ from eav_ray.reporting.tables import (
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 from eav_ray.tuning.search_space import apply_candidate
+from eav_ray.words import format_count, format_recordings
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _write_checkpoint_page(
     correct = mark_correct_recordings(predictions, sources)
     n_subjects = correct["subject"].nunique()
     lines = [
-        f"accuracy in percent, {len(correct)} recordings of {n_subjects} people {describe_test_side(checkpoint.split)}",
+        f"accuracy in percent, {format_recordings(len(correct), n_subjects)} {describe_test_side(checkpoint.split)}",
         format_accuracy_table(correct, sources, len(data.index.classes), bayes),
     ]
     if len(modalities) > 1:
@@ -190,9 +191,7 @@ def evaluate_cross_validation(
                 f"delete {results.format_path(name)} and run `eav protocol` again"
             )
     search_note = ", every fold searched on inner folds of its own training people" if searched else ""
-    description = (
-        f"{e.name}, {len(evaluated)} folds of {e.split.protocol}{search_note}, seed {e.seed}{_describe_labels(e)}"
-    )
+    description = f"{e.name}, {format_count(len(evaluated), 'fold')} of {e.split.protocol}{search_note}, seed {e.seed}{_describe_labels(e)}"
     protocol = e.split.protocol + (", searched" if searched else "")
     page_info = PageInfo(f"{e.name}: {protocol}", description, describe_test_side(folds[0].split), protocol, e)
     # The temperature is that of models of the same shape: of what each fold's search chose.

@@ -44,7 +44,17 @@ def shorten_key(key: str) -> str:
 
 
 def find_checkpoint(name: str, results: str | Path) -> OpenedCheckpoint:
-    """Find a checkpoint that can predict.
+    """Open a checkpoint that can predict, as `find_checkpoint_path` finds it.
+
+    Raises:
+        ConfigError: Several things in the store are called so.
+        DataError: There is none, it is damaged, or it is from the middle of a training.
+    """
+    return open_finished_checkpoint(find_checkpoint_path(name, results))
+
+
+def find_checkpoint_path(name: str, results: str | Path) -> str:
+    """Find the path of a checkpoint; what lies at a path that is given is not opened.
 
     Args:
         name: A path, or a name in the results store.
@@ -52,22 +62,22 @@ def find_checkpoint(name: str, results: str | Path) -> OpenedCheckpoint:
 
     Raises:
         ConfigError: Several things in the store are called so.
-        DataError: There is none, it is damaged, or it is from the middle of a training.
+        DataError: There is none.
     """
     if "://" in name:
-        return open_finished_checkpoint(name)
+        return name
     path = Path(os.path.expanduser(name)).absolute()
     if path.parent.name in FOLDERS and path.parent.is_dir():  # as `ls` shows it
         store = Store(path.parent.parent)
-        return open_named(store, find_model(store, path.name))
+        return open_named(store, find_model(store, path.name)).path
     if not path.exists():
-        return open_named(Store(results), find_model(Store(results), name))
+        return open_named(Store(results), find_model(Store(results), name)).path
     if any((path / folder).is_dir() for folder in FOLDERS):
         raise DataError(
             f"{path} is a results store, not a checkpoint; `eav pull {name} --list` lists what it has, and "
             f"store.results={name} lets you name it"
         )
-    return open_finished_checkpoint(name)
+    return str(path)
 
 
 def find_model(results: Store, name: str) -> NamedModel:

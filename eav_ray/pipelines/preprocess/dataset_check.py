@@ -12,6 +12,7 @@ from eav_ray.data.recordings import Problem, Recording
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess.duplicates import find_duplicate_files, format_duplicates
 from eav_ray.pipelines.preprocess.near_duplicates import find_near_duplicates, format_near_duplicates
+from eav_ray.words import format_count
 
 SHALLOW = (
     "only decoding shows what is damaged, lost or silent (`eav preprocess`), and what is the same but encoded anew, "
@@ -91,7 +92,15 @@ def format_dataset_check(result: DatasetCheck) -> str:
             for m in result.modalities
         )
         lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
-    lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
+    lines.append(
+        ", ".join(
+            (
+                format_count(len(by_subject), "subject"),
+                format_count(len(result.recordings), "recording"),
+                format_count(len(result.problems), "problem"),
+            )
+        )
+    )
     remarks = [f"  {remark}" for remark in result.remarks]
     return "\n".join([*lines, *format_problems(result.problems), *remarks, *result.notes])
 

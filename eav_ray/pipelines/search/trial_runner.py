@@ -36,6 +36,7 @@ from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.training.cost import compute_model_cost
 from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate, StudyClient, count_candidates
+from eav_ray.words import format_count
 
 
 def count_concurrent_trials(experiment: Experiment) -> int:
@@ -214,13 +215,13 @@ def _search_trainings(
 
 def _report_outcome(study: StudyClient, searcher: CandidateSearcher, errors: list[str]) -> None:
     for reason, numbers in searcher.unbatchable.items():
-        print(f"not batched: {len(numbers)} candidates, because {reason}", flush=True)
+        print(f"not batched: {format_count(len(numbers), 'candidate')}, because {reason}", flush=True)
     if searcher.failed:
         number, reason = next(iter(searcher.failed.items()))
-        print(f"no score: {len(searcher.failed)} candidates; the first, {number}: {reason}", flush=True)
-    progress = f"{len(study.completed())} of {study.n_candidates} candidates"
+        print(f"no score: {format_count(len(searcher.failed), 'candidate')}; the first, {number}: {reason}", flush=True)
+    progress = f"{len(study.completed())} of {format_count(study.n_candidates, 'candidate')}"
     if searcher.stopped:
-        raise TrainingInterrupted(f"{progress} are finished")
+        raise TrainingInterrupted(f"{progress} finished")
     if searcher.crashed_candidate is not None:
         reason = errors[0] if errors else "it ended without an error message"
         raise DataError(

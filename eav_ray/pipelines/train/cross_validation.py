@@ -27,6 +27,7 @@ from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoi
 from eav_ray.training.metrics import RECORDING_COLUMNS
 from eav_ray.training.run_spec import Run, plan_runs
 from eav_ray.training.runner import find_finished_runs
+from eav_ray.words import format_count, format_recordings
 
 PREDICTIONS_FILE = "predictions.parquet"
 
@@ -215,9 +216,9 @@ def format_cv_report(
     """The table of all folds that were scored, and a line for those that were not."""
     scored = result.predictions[RECORDING_COLUMNS].drop_duplicates()
     head = (
-        f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: accuracy in percent, {len(scored)} "
-        f"recordings of {scored['subject'].nunique()} people {describe_test_side(folds[0].split)}; access to them "
-        f"{e.split.access}"
+        f"{e.split.protocol}, {len(result.fold_records)} of {format_count(len(folds), 'fold')}: accuracy in percent, "
+        f"{format_recordings(len(scored), scored['subject'].nunique())} {describe_test_side(folds[0].split)}; access "
+        f"to them {e.split.access}"
     )
     findings = {record["fold"]: record["modality_collapse"] for record in result.fold_records}
     lines = [head, format_protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]
@@ -241,8 +242,8 @@ def describe_missing_folds(failed: dict[int, str], folds: list[PlannedFold]) -> 
     names = [_describe_fold(folds[number]) for number in sorted(failed)]
     reason = failed[min(failed)]
     return (
-        f"{len(failed)} of {len(folds)} folds could not be trained or scored: {', '.join(names)}; rerun the same "
-        f"command to take them up again; the first: {reason}"
+        f"{len(failed)} of {format_count(len(folds), 'fold')} could not be trained or scored: {', '.join(names)}; rerun the "
+        f"same command to take them up again; the first: {reason}"
     )
 
 

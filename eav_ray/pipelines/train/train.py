@@ -15,7 +15,7 @@ from eav_ray.reporting.tables import format_collapse_warnings
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import plan_runs
-from eav_ray.words import format_count
+from eav_ray.words import format_recordings
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,20 @@ def format_training_scores(metrics: dict[str, Any], split: Split, n_classes: int
         metrics: As its checkpoint holds them.
         n_classes: 0 where numbers are predicted.
     """
-    validation = "none: this protocol holds nothing out for it"
+    validation = f"none, as {split.protocol} holds nothing out for it"
     if split.validation:
         validation = f"{_format_scores(metrics, 'validation')}, {_describe_side(split.validation)}"
     chance = f"; chance is {100 / n_classes:.1f} %" if n_classes else ""
     return [
         f"training:   {_format_scores(metrics, 'training')}, recordings that it was trained on{chance}",
         f"validation: {validation}",
-        f"test:       not looked at: {_describe_side(split.test)}",
+        f"test:       {_describe_side(split.test)}, not looked at",
     ]
 
 
 def _describe_side(recordings: Sequence[str]) -> str:
     n_subjects = len({recording.split("/")[0] for recording in recordings})
-    return f"{format_count(len(recordings), 'recording')} of {format_count(n_subjects, 'person')}"
+    return format_recordings(len(recordings), n_subjects)
 
 
 def _format_scores(metrics: dict[str, Any], side: str) -> str:
