@@ -129,10 +129,10 @@ def find_ray_folder() -> Path:
     for folder in (os.environ.get("TMPDIR"), "/tmp"):
         if folder and _is_usable(Path(folder).absolute()):
             return Path(folder).absolute()
-    return _name_own_folder()
+    return name_own_folder()
 
 
-def _name_own_folder() -> Path:
+def name_own_folder() -> Path:
     return Path(f"/tmp/eav-ray-{os.getuid()}")
 
 
@@ -163,7 +163,7 @@ def check_ray_folder(folder: Path) -> None:
     try:
         if not folder.exists():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder == _name_own_folder() and folder.lstat().st_uid != os.getuid():  # somebody was there first
+        if folder == name_own_folder() and folder.lstat().st_uid != os.getuid():  # somebody was there first
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         own.mkdir(exist_ok=True)
         free = shutil.disk_usage(own).free

@@ -154,7 +154,7 @@ def test_a_second_user_of_a_machine_gets_a_folder_of_their_own(
 
 
 def test_a_folder_of_that_name_that_is_somebody_elses_is_refused(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine_limits, "_name_own_folder", lambda: short)
+    monkeypatch.setattr(machine_limits, "name_own_folder", lambda: short)
     monkeypatch.setattr(os, "getuid", lambda: short.stat().st_uid + 1)
     with pytest.raises(ConfigError, match=rf"in {short}/ray: Permission denied \({short} belongs to "):
         check_ray_folder(short)

@@ -191,7 +191,8 @@ def evaluate_cross_validation(
                 f"delete {results.format_path(name)} and run `eav protocol` again"
             )
     search_note = ", every fold searched on inner folds of its own training people" if searched else ""
-    description = f"{e.name}, {format_count(len(evaluated), 'fold')} of {e.split.protocol}{search_note}, seed {e.seed}{_describe_labels(e)}"
+    n_folds = format_count(len(evaluated), "fold")
+    description = f"{e.name}, {n_folds} of {e.split.protocol}{search_note}, seed {e.seed}{_describe_labels(e)}"
     protocol = e.split.protocol + (", searched" if searched else "")
     page_info = PageInfo(f"{e.name}: {protocol}", description, describe_test_side(folds[0].split), protocol, e)
     # The temperature is that of models of the same shape: of what each fold's search chose.

@@ -89,7 +89,8 @@ def find_model(results: Store, name: str) -> NamedModel:
     """
     start, slash, fold = name.partition("/")
     if slash and not fold.isdecimal():
-        raise DataError(_describe_missing_path(name))
+        path = Path(os.path.expanduser(name)).absolute()
+        raise DataError(f"{path} does not exist{suggest_sibling(path)}{_describe_job_folder(name)}")
     if start == LATEST:
         return _add_fold(_read_latest(results), fold)
     models = list_models(results)
@@ -100,7 +101,13 @@ def find_model(results: Store, name: str) -> NamedModel:
         shown = ", ".join(map(str, found[:MAX_SHOWN])) + (", ..." if len(found) > MAX_SHOWN else "")
         raise ConfigError(f"{name} may be any of {len(found)} in {results}: {shown}; give more letters of one")
     if not found:
-        raise DataError(_describe_missing(results, start, models))
+        path = Path(os.path.expanduser(name)).absolute()
+        nearest = suggest_sibling(path) or suggest_nearest(start, [m.key for m in models])
+        there = f"`eav pull {results} --list` lists what is there" if models else f"{results} has none yet"
+        raise DataError(
+            f"no checkpoint {name}: there is no such folder, and no training, search or protocol in {results} whose "
+            f"name begins so{nearest}; {there}{_describe_job_folder(name)}"
+        )
     return _add_fold(found[0], fold)
 
 
@@ -113,21 +120,6 @@ def _add_fold(model: NamedModel, fold: str) -> NamedModel:
 def list_models(results: Store) -> list[NamedModel]:
     """List all trainings, searches and protocols of a store, those that are not finished among them."""
     return [NamedModel(folder, key) for folder in FOLDERS for key in results.list_folders(folder)]
-
-
-def _describe_missing_path(name: str) -> str:
-    path = Path(os.path.expanduser(name)).absolute()
-    return f"{path} does not exist{suggest_sibling(path)}{_describe_job_folder(name)}"
-
-
-def _describe_missing(results: Store, name: str, models: list[NamedModel]) -> str:
-    path = Path(os.path.expanduser(name)).absolute()
-    nearest = suggest_sibling(path) or suggest_nearest(name, [m.key for m in models])
-    there = f"`eav pull {results} --list` lists what is there" if models else f"{results} has none yet"
-    return (
-        f"no checkpoint {name}: there is no such folder, and no training, search or protocol in {results} whose name "
-        f"begins so{nearest}; {there}{_describe_job_folder(name)}"
-    )
 
 
 def suggest_sibling(path: Path) -> str:

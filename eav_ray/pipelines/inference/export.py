@@ -61,22 +61,15 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
 
         failed = (predict_shards if shards else predict_recordings)(experiment, checkpoint, write_windows)
         if not recordings.n_windows:
-            raise DataError(
-                f"none of {format_count(len(failed), 'recording')} can be predicted; the first: {failed[0]}"
-            )
+            raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
         recording_table = add_probabilities(recordings.compute_means(), checkpoint.state.classes)
         recording_writer.add(recording_table)
     n_windows = recordings.n_windows
-    lines = [
-        f"{format_count(len(recording_table), 'recording')} ({format_count(n_windows, 'window')}) predicted: {target}, {windows_path}"
-    ]
+    counts = f"{format_count(len(recording_table), 'recording')} ({format_count(n_windows, 'window')})"
+    lines = [f"{counts} predicted: {target}, {windows_path}"]
     if failed:
-        lines += [
-            "1 recording or file could not be used:"
-            if len(failed) == 1
-            else f"{len(failed)} recordings or files could not be used:",
-            *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES]),
-        ]
+        what = "1 recording or file" if len(failed) == 1 else f"{len(failed)} recordings or files"
+        lines += [f"{what} could not be used:", *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES])]
         lines += [f"  and {len(failed) - MAX_PRINTED_FAILURES} more"] if len(failed) > MAX_PRINTED_FAILURES else []
     return ExportResult(recording_table, "\n".join(lines))
 
