@@ -214,7 +214,7 @@ def _watch_progress(
     def poll_queue() -> None:
         state: QueueState = ray.get(queue.get_state.remote())
         if not state.has_started and time.monotonic() - started > WAIT_NOTICE_S:
-            state = replace(state, note=f" waits for {cluster.describe_group_needs(runtime)}")
+            state = replace(state, note=f" starting workers, which wants {cluster.describe_group_needs(runtime)}")
         bar.set_done(state.epochs_done, note=state.note or " ")
         for progress in ray.get(queue.drain_progress.remote()):
             on_progress(progress)

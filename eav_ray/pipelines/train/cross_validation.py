@@ -242,8 +242,8 @@ def describe_missing_folds(failed: dict[int, str], folds: list[PlannedFold]) -> 
     names = [_describe_fold(folds[number]) for number in sorted(failed)]
     reason = failed[min(failed)]
     return (
-        f"{len(failed)} of {format_count(len(folds), 'fold')} could not be trained or scored: {', '.join(names)}; rerun "
-        f"the same command to take them up again; the first: {reason}"
+        f"{len(failed)} of {format_count(len(folds), 'fold')} could not be trained or scored: {', '.join(names)}; "
+        f"rerun the same command to take them up again; the first: {reason}"
     )
 
 

@@ -1,5 +1,6 @@
 """One outer fold: each encoder alone, then the fusion on all of them; or all together."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from eav_ray.reporting.tables import format_collapse_warnings
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import plan_runs
+from eav_ray.training.runner import find_finished_runs
 from eav_ray.words import format_recordings
 
 
@@ -40,7 +42,9 @@ def train(experiment: Experiment) -> TrainResult:
     split = make_split(items, experiment.split)
     runs = plan_runs(experiment, split, data.digest)
     results = Store(experiment.store.results)
-    with connect_experiment(experiment) as experiment:
+    with contextlib.ExitStack() as stack:
+        if len(find_finished_runs(runs, results)) < len(runs):  # otherwise no Ray is started, to do nothing
+            experiment = stack.enter_context(connect_experiment(experiment))
         announce_workload(experiment, runs, data)
         done = train_all_runs(experiment, runs, data, title="train")
     checkpoint = OpenedCheckpoint(results, done[runs[-1].key])
