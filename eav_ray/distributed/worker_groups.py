@@ -124,6 +124,10 @@ def train_runs(
         stop_requested.set()
         queue.stop.remote()
 
+    def take_progress(progress: Progress) -> None:
+        recorder.note(progress)
+        log_progress(progress)
+
     def stop_or_leave() -> None:
         if stop_requested.is_set():
             raise KeyboardInterrupt
@@ -143,7 +147,7 @@ def train_runs(
         _watch_progress(
             queue,
             bar,
-            lambda progress: (recorder.note(progress), log_progress(progress)),
+            take_progress,
             lambda state: stop_requested.is_set() or should_stop(state),
             experiment.runtime,
         ),

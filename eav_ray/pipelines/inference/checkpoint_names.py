@@ -188,14 +188,14 @@ def _read_fold(results: Store, model: NamedModel) -> dict[str, Any]:
         raise DataError(f"the protocol {model.key} in {results} is not finished; rerun its command to continue")
     commit = results.read_commit(prefix)
     files = {FOLDS_FILE: results.read_committed_file(prefix, FOLDS_FILE, commit)} if FOLDS_FILE in commit.files else {}
-    by_fold = {record.get("fold"): record for record in parse_fold_records(files, path)}
+    by_fold: dict[int | None, dict[str, Any]] = {r["fold"]: r for r in parse_fold_records(files, path)}
     if model.fold is None and len(by_fold) == 1:
         return next(iter(by_fold.values()))
     if model.fold not in by_fold:
-        folds = ", ".join(map(str, sorted(by_fold)))
+        folds = sorted(number for number in by_fold if number is not None)
         raise ConfigError(
-            f"the protocol {short} has a model for each of the folds {folds}; name one, for example {short}/"
-            f"{min(by_fold)}"
+            f"the protocol {short} has a model for each of the folds {', '.join(map(str, folds))}; name one, for "
+            f"example {short}/{folds[0]}"
         )
     return by_fold[model.fold]
 
