@@ -28,6 +28,7 @@ LASTING_TEXT = re.compile(
     re.IGNORECASE,
 )
 
+MAX_LETTERS = 200  # of an error of others
 MAX_SLIPS = 3  # of the pen, by which a word may differ from one that is suggested in its place
 
 # What libraries raise on damaged files: they trust the lengths and types that a file states.
@@ -92,8 +93,9 @@ def _count_slips(one: str, other: str) -> int:
 
 
 def describe_error(error: BaseException) -> str:
-    """One line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Describe an error in one line; a long one ends in an ellipsis."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 4]} ...") or type(error).__name__
 
 
 def is_lasting(error: BaseException) -> bool:

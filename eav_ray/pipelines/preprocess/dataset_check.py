@@ -82,27 +82,23 @@ def format_dataset_check(result: DatasetCheck) -> str:
     by_subject: dict[str, list[Recording]] = {}
     for recording in result.recordings:
         by_subject.setdefault(recording.subject, []).append(recording)
-    header = f"{'subject':14}{'recordings':>11}" + "".join(f"{c[:10]:>11}" for c in result.classes)
-    lines = [header + "".join(f"{m[:12]:>{max(7, len(m[:12]) + 1)}}" for m in result.modalities)]
+    rows = [["subject", "recordings", *result.classes, *result.modalities]]
     for subject, recordings in by_subject.items():
         classes = Counter(r.label for r in recordings)
-        counts = "".join(f"{classes[k]:>11}" for k in range(len(result.classes)))
-        present = "".join(
-            f"{sum(r.get_source(m) is not None for r in recordings):>{max(7, len(m[:12]) + 1)}}"
-            for m in result.modalities
-        )
-        lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
-    lines.append(
-        ", ".join(
-            (
-                format_count(len(by_subject), "subject"),
-                format_count(len(result.recordings), "recording"),
-                format_count(len(result.problems), "problem"),
-            )
-        )
-    )
+        counts = [len(recordings), *(classes[k] for k in range(len(result.classes)))]
+        counts += [sum(r.get_source(m) is not None for r in recordings) for m in result.modalities]
+        rows.append([subject, *map(str, counts)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_align(row, widths) for row in rows]
+    totals = ((len(by_subject), "subject"), (len(result.recordings), "recording"), (len(result.problems), "problem"))
+    lines.append(", ".join(format_count(n, noun) for n, noun in totals))
     remarks = [f"  {remark}" for remark in result.remarks]
     return "\n".join([*lines, *format_problems(result.problems), *remarks, *result.notes])
+
+
+def _align(row: list[str], widths: list[int]) -> str:
+    """Names to the left, counts to the right."""
+    return "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))])
 
 
 def format_problems(problems: tuple[Problem, ...]) -> list[str]:
