@@ -137,13 +137,14 @@ def train_runs(
     allowed_recordings = list_needed_recordings(unique)
     holder = secrets.token_hex(8)
     began, recorder = time.monotonic(), TimingRecorder(experiment, [run for run in unique if run.key not in done], data)
+    n_epochs_done = sum(run.epochs for run in unique if run.key in done)
     groups = [
         WorkerGroup(number, experiment, data, allowed_recordings, queue, holder)
         for number in range(experiment.runtime.groups)
     ]
     with (
         contextlib.nullcontext(on_progress) if on_progress else _open_trackers(experiment, unique) as log_progress,
-        open_progress_bar(title, sum(run.epochs for run in unique), "epochs") as bar,
+        open_progress_bar(title, sum(run.epochs for run in unique), "epochs", done=n_epochs_done) as bar,
         _watch_progress(
             queue,
             bar,

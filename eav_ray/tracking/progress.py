@@ -57,11 +57,16 @@ class ProgressBar:
 
 
 @contextmanager
-def open_progress_bar(title: str, total: int, unit: str) -> Iterator[ProgressBar]:
-    """A progress bar on stderr that stays as one line; into a file it is written now and then."""
+def open_progress_bar(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[ProgressBar]:
+    """A progress bar on stderr that stays as one line; into a file it is written now and then.
+
+    Args:
+        done: So much was done earlier, and took no time now.
+    """
     is_terminal = sys.stderr.isatty()
     bar = tqdm(
         total=total,
+        initial=done,
         desc=f"{title} ({unit})",
         bar_format=BAR_FORMAT,
         dynamic_ncols=is_terminal,  # a longer line would wrap there; a file takes all of it

@@ -16,4 +16,7 @@ def test_a_line_is_whole_and_has_no_dangling_marks(capsys: pytest.CaptureFixture
     lines = [line.rstrip() for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
     assert f"{TITLE} (epochs)" in lines[0] and lines[0].endswith("ETA ?") and "   0/20" in lines[0]
     assert lines[-1].endswith(NOTE) and " 3.5/20" in lines[-1]
+    with open_progress_bar(TITLE, 20, "epochs", done=10) as bar:
+        bar.set_done(10)
+    assert "10/20" in capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
     assert not any(".0/" in line or line.endswith(",") for line in lines)

@@ -189,6 +189,8 @@ def _read_fold(results: Store, model: NamedModel) -> dict[str, Any]:
     commit = results.read_commit(prefix)
     files = {FOLDS_FILE: results.read_committed_file(prefix, FOLDS_FILE, commit)} if FOLDS_FILE in commit.files else {}
     by_fold: dict[int | None, dict[str, Any]] = {r["fold"]: r for r in parse_fold_records(files, path)}
+    if not by_fold:
+        raise DataError(f"{path} was damaged; delete it and give the command again")
     if model.fold is None and len(by_fold) == 1:
         return next(iter(by_fold.values()))
     if model.fold not in by_fold:

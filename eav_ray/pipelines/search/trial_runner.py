@@ -70,7 +70,7 @@ def run_candidates(plan: SearchPlan, data: Dataset, study: StudyClient) -> None:
     tuner = CandidateTuner(cluster.find_scratch_folder(e.store), min(count_concurrent_trials(e), left), left)
     search = _search_fusions if e.search.mode == "fusion" else _search_trainings
     began = time.monotonic()
-    with open_progress_bar("search", study.n_candidates, "candidates") as bar:
+    with open_progress_bar("search", study.n_candidates, "candidates", done=study.n_candidates - left) as bar:
         searcher, errors = search(plan, data, study, rows, tuner, bar)
     if e.search.mode == "fusion" and len(study.completed()) == study.n_candidates:
         _keep_search_time(plan, data, tuner.max_concurrent_trials * (time.monotonic() - began) / left)

@@ -26,7 +26,5 @@ def parse_fold_records(files: Mapping[str, bytes], path: str) -> list[dict[str, 
         number, records = tree.get("format"), [{**record, "fold": int(record["fold"])} for record in tree["folds"]]
     except (KeyError, ValueError, TypeError, AttributeError):
         raise DataError(f"{path} was damaged; delete it and give the command again") from None
-    if not records:
-        raise DataError(f"{path} was damaged; delete it and give the command again")
     check_format(number, FOLDS_FORMAT, path, "delete it and give the command again")
     return records
