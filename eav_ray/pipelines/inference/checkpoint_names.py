@@ -15,6 +15,7 @@ from eav_ray.errors import ConfigError, DataError, suggest_nearest
 from eav_ray.pipelines.train.fold_records import FOLDS_FILE, parse_fold_records
 from eav_ray.storage import Store, check_format, check_store_name
 from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoint, open_finished_checkpoint
+from eav_ray.training.checkpoint_files import STATE
 from eav_ray.tuning.best import read_best_record
 
 Folder = Literal["runs", "searches", "protocols"]
@@ -67,7 +68,8 @@ def find_checkpoint_path(name: str, results: str | Path) -> str:
     if "://" in name:
         return name
     path = Path(os.path.expanduser(name)).absolute()
-    if path.parent.name in FOLDERS and path.parent.is_dir():  # as `ls` shows it
+    is_checkpoint = (path / STATE).exists()
+    if path.parent.name in FOLDERS and path.parent.is_dir() and not is_checkpoint:  # as `ls` shows it
         store = Store(path.parent.parent)
         return open_named(store, find_model(store, path.name)).path
     if not path.exists():

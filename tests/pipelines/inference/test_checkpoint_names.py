@@ -60,6 +60,10 @@ def test_a_path_comes_first(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
     # The folder of a training, or the beginning of its name, as `ls` shows it.
     assert find_checkpoint(f"results/runs/{FUSION}", "/nowhere").key == FUSION
     assert find_checkpoint("results/runs/fusion-3f", "/nowhere").key == FUSION
+    # A checkpoint that somebody keeps in a folder of that name.
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(Path(own.path))
+    assert find_checkpoint("runs/mine", "/nowhere").key == "own"
 
 
 def test_latest_is_what_ended_last(store: Store) -> None:
