@@ -92,6 +92,10 @@ PRIVATE_NAMES = {
         "2.60.0; read by eav_ray.cli.interpreter, which runs where Ray cannot be imported",
         "when Ray says to a submitted job by which Python it runs workers",
     ),
+    "ray._private.node:'timed out during startup'": (
+        "2.60.0",
+        "when Ray says in public how long it waits for itself to start",
+    ),
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER": (
         "2.60.0",
         "when ray.init takes the address that a local Ray listens on",
@@ -122,6 +126,7 @@ CORE_TEXTS = ("its node has died",)
 
 LEAVE_TIMEOUT_S = 30.0  # for the workers of a group to leave their process group
 NO_DASHBOARD_VARIABLE = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
+START_TIMEOUT_TEXT = "timed out during startup"  # in the error of a Ray whose machine is too busy to start it
 PLASMA_FOLDER_OPTION = "_plasma_directory"  # of ray.init
 SERVE_CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 ASK_TIMEOUT_S = 10.0

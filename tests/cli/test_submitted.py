@@ -61,7 +61,7 @@ def test_nothing_has_to_be_activated_for_the_commands_in_the_texts() -> None:
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         for line in re.findall(r"^.*\bray job submit .* -- .*$", text, flags=re.MULTILINE):
-            assert re.search(r"\.venv/bin/ray job submit .* -- +python3 jobs/\w+\.py ", line) or "`" in line, (page, line)
+            assert re.search(r"\.venv/bin/ray job submit .* -- +python3 jobs/\w+\.py ", line) or "`" in line, line
 
 
 @pytest.mark.parametrize("words", SUBMITTED, ids=lambda words: " ".join(words[:2]))
