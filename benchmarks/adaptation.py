@@ -34,7 +34,7 @@ def main() -> int:
     parts = []
     with connect_experiment(e) as e:
         data = open_dataset(e)
-        paths = [train(override(e, {"split.index": fold})) for fold in range(FOLDS)]
+        paths = [train(override(e, {"split.index": fold})).path for fold in range(FOLDS)]
         checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in open_finished_checkpoint(p).split.test}
         assert len(checkpoint_by_subject) == SPEC.n_subjects
         runs = {

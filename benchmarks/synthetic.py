@@ -246,7 +246,7 @@ def main() -> int:
         preprocess(e)
         for fold in range(FOLDS):
             fold_experiment = override(e, {"split.index": fold})
-            checkpoint = open_finished_checkpoint(train(fold_experiment))
+            checkpoint = open_finished_checkpoint(train(fold_experiment).path)
             data = open_dataset(fold_experiment)
             tables.append(average_per_recording(predict_test_split(fold_experiment, checkpoint, data)))
             warnings += [f"fold {fold}: {line}" for line in format_collapse_warnings(checkpoint.metrics)]

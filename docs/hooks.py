@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eav_ray.config import list_feature_keys, list_keys, list_other_kinds
+from eav_ray.config.keys import format_value
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = re.compile(r"^<!-- (keys|modules|file)(?:: (\S+))? -->$", re.MULTILINE)
@@ -51,8 +52,9 @@ def format_key_tables() -> str:
 def _format_table(rows: dict[str, tuple[str, Any, str]]) -> str:
     lines = ["| key | default | takes | meaning |", "|---|---|---|---|"]
     for key, (kind, default, meaning) in rows.items():
-        default_text = "see the experiment's file" if isinstance(default, dict) else f"`{default!r}`"
-        lines.append(f"| `{key}` | {default_text} | `{kind}` | {meaning} |")
+        default_text = "see the experiment's file" if isinstance(default, dict) else f"`{format_value(default)}`"
+        takes = kind.replace(" | ", ", ")  # a bar would end the cell
+        lines.append(f"| `{key}` | {default_text} | {takes} | {meaning} |")
     return "\n".join(lines)
 
 

@@ -20,7 +20,6 @@ from eav_ray.data.streaming.upload import Upload, UploadLimits
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import predictor
 from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
-from eav_ray.training.checkpoint import open_finished_checkpoint
 
 if TYPE_CHECKING:  # the functions that need Ray import it when they are called
     from eav_ray.pipelines.evaluate.evaluate import EvaluationResult
@@ -93,7 +92,7 @@ def train(experiment: Experiment) -> str:
     from eav_ray.pipelines.train.train import train as train_fold
 
     with contextlib.redirect_stdout(sys.stderr):
-        return train_fold(prepare_experiment(experiment))
+        return train_fold(prepare_experiment(experiment)).path
 
 
 def cross_validate(experiment: Experiment, *, search_folds: bool = False) -> "CVReport":
@@ -160,7 +159,7 @@ def evaluate(experiment: Experiment, checkpoint: str | Path, *, out: str | Path 
 
     Args:
         experiment: Names the shards; where they are of another data set, the checkpoint is tested on that.
-        checkpoint: The path that `train` returns.
+        checkpoint: The path that `train` returns, or a name in the experiment's results store, such as `"latest"`.
         out: Folder of the page; by default in the results store.
 
     Returns:
@@ -180,11 +179,14 @@ def evaluate(experiment: Experiment, checkpoint: str | Path, *, out: str | Path 
     """
     from eav_ray.config.paths import resolve_user_path
     from eav_ray.pipelines.evaluate.evaluate import evaluate_checkpoint
+    from eav_ray.pipelines.inference.checkpoint_names import find_checkpoint_path
     from eav_ray.pipelines.preparation import prepare_experiment
 
     folder = resolve_user_path("out", str(out))
     with contextlib.redirect_stdout(sys.stderr):
-        return evaluate_checkpoint(prepare_experiment(experiment), str(checkpoint), out=folder)
+        prepared = prepare_experiment(experiment)
+        path = find_checkpoint_path(str(checkpoint), prepared.store.results)
+        return evaluate_checkpoint(prepared, path, out=folder)
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ class Predictor:
     """Predict recordings with a checkpoint, in this process and without Ray.
 
     Args:
-        checkpoint: A folder that `train`, `eav train` or `eav pull` made, or one in `s3://` or `gs://`.
+        checkpoint: A folder that `train`, `eav train` or `eav pull` made, one in `s3://` or `gs://`, or a name in the
+            results store `results`, such as `"latest"`.
         device: Where to compute, such as `"cuda"`; by default a GPU if there is one.
 
     Attributes:
@@ -250,7 +253,9 @@ class Predictor:
 
     def __init__(self, checkpoint: str | Path, *, device: str = "") -> None:
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        opened = open_finished_checkpoint(str(checkpoint))
+        from eav_ray.pipelines.inference.checkpoint_names import find_checkpoint
+
+        opened = find_checkpoint(str(checkpoint), "results")
         self._split = opened.experiment.split
         self._predictor = predictor.Predictor(opened, torch.device(name))
         self.classes: tuple[str, ...] = self._predictor.classes

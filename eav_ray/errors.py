@@ -1,7 +1,6 @@
 """The errors that a user can cause, and the end of a training that was asked to leave. All take one string: an
 exception with two arguments does not survive the trip between Ray processes."""
 
-import difflib
 import errno
 import re
 import socket
@@ -28,6 +27,9 @@ LASTING_TEXT = re.compile(
     r"no space left|quota exceeded|\bHTTP (?:status )?40[13]\b",
     re.IGNORECASE,
 )
+
+MAX_LETTERS = 200  # of an error of others
+MAX_SLIPS = 3  # of the pen, by which a word may differ from one that is suggested in its place
 
 # What libraries raise on damaged files: they trust the lengths and types that a file states.
 DAMAGE_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError, ArithmeticError)
@@ -65,14 +67,35 @@ class TrainingInterrupted(Exception):
 
 
 def suggest_nearest(word: str, allowed: Iterable[str]) -> str:
-    """`'; did you mean "X"?'`, or nothing where no allowed word is close."""
-    matches = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
-    return f'; did you mean "{matches[0]}"?' if matches else ""
+    """`'; did you mean "X"?'`, or nothing where no allowed word is a few slips away: a far one would mislead."""
+    most = min(MAX_SLIPS, max(1, len(word) // 3))
+    best, least = "", most + 1
+    for candidate in allowed:
+        if abs(len(candidate) - len(word)) < least:
+            slips = _count_slips(word.casefold(), candidate.casefold())
+            if slips < least:
+                best, least = candidate, slips
+    return f'; did you mean "{best}"?' if best else ""
+
+
+def _count_slips(one: str, other: str) -> int:
+    """Count the letters to add, leave out, replace or exchange with their neighbour that make one word of another."""
+    earlier, before = list(range(len(other) + 1)), list[int]()
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            slips = min(earlier[j] + 1, row[j - 1] + 1, earlier[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                slips = min(slips, before[j - 2] + 1)
+            row.append(slips)
+        before, earlier = earlier, row
+    return earlier[-1]
 
 
 def describe_error(error: BaseException) -> str:
-    """One line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Describe an error in one line; a long one ends in an ellipsis."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 4]} ...") or type(error).__name__
 
 
 def is_lasting(error: BaseException) -> bool:

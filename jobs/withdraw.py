@@ -1,6 +1,9 @@
-"""Run `eav withdraw` as a job, with the same words: `ray job submit ... -- python jobs/withdraw.py ...`."""
+"""Run `eav withdraw` as a job, with the same words: `ray job submit ... -- python3 jobs/withdraw.py ...`."""
 
-from eav_ray.cli.main import main
+from eav_ray.cli.interpreter import use_own_interpreter
 
 if __name__ == "__main__":
+    use_own_interpreter()
+    from eav_ray.cli.main import main
+
     main("withdraw")

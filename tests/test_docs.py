@@ -212,7 +212,7 @@ def test_every_command_of_a_page_is_taken(path: Path, words: list[str], monkeypa
     given = parse_words(words).get("words") or []
     changes = parse_changes([word for word in given if "=" in word])
     named = [word for word in given if "=" not in word]
-    assert len(named) == {"withdraw": 2}.get(words[0], 1) or words[0] in ("demo", "keys")
+    assert len(named) == {"withdraw": 2}.get(words[0], 1) or words[0] in ("demo", "keys", "pull")
     is_checkpoint_or_store = words[0] in ("predict", "serve", "robustness", "pull")
     experiment = (
         override(Experiment(), changes)

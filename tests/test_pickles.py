@@ -54,7 +54,8 @@ from eav_ray.distributed import ray_workarounds
 from eav_ray.distributed.scoring import ScoringTask, format_table_name, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.encoders.vit import ViT
-from eav_ray.pipelines.inference.pull import format_studies, pull
+from eav_ray.pipelines.inference.pull import pull
+from eav_ray.pipelines.inference.store_listing import format_models
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.pipelines.preprocess.chunks import Chunk, hash_listing, plan_chunks
 from eav_ray.pipelines.preprocess.dataset_check import check_dataset
@@ -315,7 +316,7 @@ def pulled(folder: Path, name: str) -> TablePlace:
     def read() -> None:
         shutil.rmtree(folder / "mine", ignore_errors=True)
         pull(str(store), str(folder / "mine"))
-        format_studies(str(store))
+        format_models(str(store))
 
     return TablePlace(put, read, {"best.json": "best.json", "extra.pkl": ""}.get(name, prefix))
 

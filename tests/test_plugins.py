@@ -125,11 +125,11 @@ def make_toy_split() -> Any:
 def test_help_lists_its_keys_and_errors_its_name() -> None:
     text = format_keys()
     assert "With model.eeg.kind=toy_encoder instead:" in text and "With fusion.kind=toy_fusion instead:" in text
-    assert "fusion.scale = 1.0" in text and "'toy_dataset'" in text
+    assert "fusion.scale = 1 " in text and "| toy_dataset" in text
     with pytest.raises(ConfigError, match=r"model\.eeg\.kind is 'toy'; use one of .*, toy_encoder"):
         override(Experiment(), {"model.eeg.kind": "toy"})
-    with pytest.raises(ConfigError, match=r"data\.dataset is 'toy_set'; use one of .*toy_dataset; did you mean"):
-        override(Experiment(), {"data.dataset": "toy_set"})
+    with pytest.raises(ConfigError, match=r"data\.dataset is 'toy_datset'; use one of .*toy_dataset; did you mean"):
+        override(Experiment(), {"data.dataset": "toy_datset"})
     with pytest.raises(ConfigError, match=r'"model\.eeg\.heads" is not a key of model\.eeg\.kind=toy_encoder, but of'):
         override(Experiment(), {"model.eeg.kind": "toy_encoder", "model.eeg.heads": 2})
 

@@ -7,8 +7,10 @@ from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer, split
 
 def ablate(
     words: ExperimentWords = None,
-    parts: Annotated[str, offer("any of subsets, kinds, dropout, positions, sizes", show_default="all")] = "",
-    sizes: Annotated[str, offer("any of handcrafted, quarter, half, double")] = "handcrafted,half",
+    parts: Annotated[
+        str, offer("any of subsets, kinds, dropout, positions, sizes", metavar="LIST", show_default="all")
+    ] = "",
+    sizes: Annotated[str, offer("any of handcrafted, quarter, half, double", metavar="LIST")] = "handcrafted,half",
 ) -> int:
     """Measure what each part of an experiment is worth.
 

@@ -2,14 +2,16 @@
 
 from typing import Annotated
 
-from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer
+from eav_ray.cli.arguments import ExperimentWords, find_checkpoint_path, load_experiment, offer
 
 
 def adapt(
-    checkpoint: Annotated[str, offer("a checkpoint folder", show_default=False)],
-    subject: Annotated[str, offer("a person whom it never saw, such as subject9", show_default=False)],
+    checkpoint: Annotated[str, offer("which model is adapted", metavar="CHECKPOINT", show_default=False)],
+    subject: Annotated[
+        str, offer("a person whom it never saw, such as subject9", metavar="SUBJECT", show_default=False)
+    ],
     words: ExperimentWords = None,
-    recordings: Annotated[int, offer("how many labelled recordings to train on", min=1)] = 10,
+    recordings: Annotated[int, offer("how many labelled recordings to train on", metavar="N", min=1)] = 10,
 ) -> None:
     """Adapt a checkpoint to a person it never saw.
 
@@ -20,8 +22,7 @@ def adapt(
     """
     experiment = load_experiment(words)
 
-    from eav_ray.config.paths import resolve_user_path
     from eav_ray.pipelines.evaluate.adapt import adapt_to_subject
 
-    path = resolve_user_path("--checkpoint", checkpoint)
+    path = find_checkpoint_path(checkpoint, experiment.store.results)
     print(f"checkpoint: {adapt_to_subject(experiment, path, subject, recordings)}")

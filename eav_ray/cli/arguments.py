@@ -10,10 +10,14 @@ if TYPE_CHECKING:
 # Hidden: the end of every command's help says what these words are, without the types that Typer would show.
 ExperimentWords = Annotated[list[str] | None, typer.Argument(metavar="EXPERIMENT KEY=VALUE", hidden=True)]
 CheckpointWords = Annotated[list[str] | None, typer.Argument(metavar="CHECKPOINT KEY=VALUE", hidden=True)]
-WORDS_HELP = (
-    "EXPERIMENT is a name (demo, fusion, ...) or the path of a YAML file. CHECKPOINT is a folder, whose path "
-    "`eav train` and `eav pull` print. KEY=VALUE changes a key of the experiment, and `eav keys` lists all keys."
-)
+# What stands in a command's help in capitals -> what it is.
+WORDS_HELP = {
+    "EXPERIMENT": "EXPERIMENT is a name (demo, fusion, ...) or the path of a YAML file.",
+    "CHECKPOINT": "CHECKPOINT is a folder, or how a name in the results store begins: of a training, a search, or a "
+    "protocol with its fold (fusion-0f3a/2); latest is what was trained last. `eav pull STORE --list` lists them.",
+    "PREFIX": "PREFIX is how the keys begin that are listed, such as optim; all without it.",
+    "KEY=VALUE": "KEY=VALUE changes a key of the experiment, and `eav keys` lists all keys.",
+}
 
 
 def offer(meaning: str, *names: str, **settings: Any) -> Any:
@@ -72,8 +76,20 @@ def load_experiment(words: list[str] | None, used_stores: tuple[str, ...] | None
 
 
 def split_checkpoint_words(words: list[str] | None) -> tuple[str, dict[str, Any]]:
-    """Split the words of a command on a checkpoint into its path and the changes."""
-    return split_words(words, "checkpoint folder, as `eav train` and `eav pull` print it, for example `eav serve best`")
+    """Split the words of a command on a checkpoint into its name or path and the changes."""
+    return split_words(words, "checkpoint, as `eav train` and `eav pull` print it, for example `eav serve best`")
+
+
+def get_results_store(changes: dict[str, Any]) -> str:
+    """Return the results store in which a command on a checkpoint looks for its name."""
+    return str(changes.get("store.results") or "results")
+
+
+def find_checkpoint_path(name: str, results: str) -> str:
+    """Find the path of the checkpoint that a command line names, by a path or by a name in a results store."""
+    from eav_ray.pipelines.inference import checkpoint_names
+
+    return checkpoint_names.find_checkpoint_path(name, results)
 
 
 def split_list(text: str) -> tuple[str, ...]:

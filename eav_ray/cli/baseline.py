@@ -7,7 +7,7 @@ from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer, split
 
 def baseline(
     words: ExperimentWords = None,
-    kinds: Annotated[str, offer("which of svm,logistic,riemann", show_default="all")] = "",
+    kinds: Annotated[str, offer("which of svm,logistic,riemann", metavar="LIST", show_default="all")] = "",
 ) -> None:
     """Test classifiers on features over all folds of a protocol.
 

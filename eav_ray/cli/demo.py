@@ -7,8 +7,8 @@ from eav_ray.cli.arguments import ExperimentWords, is_change, load_experiment, o
 
 def demo(
     words: ExperimentWords = None,
-    subjects: Annotated[int, offer("how many people are generated", min=1)] = 9,
-    per_class: Annotated[int, offer("recordings of each person and class", min=1)] = 6,
+    subjects: Annotated[int, offer("how many people are generated", metavar="N", min=1)] = 9,
+    per_class: Annotated[int, offer("recordings of each person and class", metavar="N", min=1)] = 6,
 ) -> int:
     """Run the whole path on generated recordings.
 

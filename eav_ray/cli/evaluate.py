@@ -2,13 +2,17 @@
 
 from typing import Annotated
 
-from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer
+from eav_ray.cli.arguments import ExperimentWords, find_checkpoint_path, load_experiment, offer
 
 
 def evaluate(
     words: ExperimentWords = None,
-    checkpoint: Annotated[str, offer("a checkpoint folder; by default the whole protocol", show_default=False)] = "",
-    out: Annotated[str, offer("folder of the page; by default in the results store", show_default=False)] = "",
+    checkpoint: Annotated[
+        str, offer("which model; by default the whole protocol", metavar="CHECKPOINT", show_default=False)
+    ] = "",
+    out: Annotated[
+        str, offer("where the page goes; by default in the results store", metavar="FOLDER", show_default=False)
+    ] = "",
     search: Annotated[bool, offer("without --checkpoint: the protocol that was run with --search", "--search")] = False,
     temperature: Annotated[bool, offer("train inner folds, for a temperature and stacking", "--temperature")] = False,
 ) -> None:
@@ -27,6 +31,7 @@ def evaluate(
 
     folder = resolve_user_path("--out", out)
     if checkpoint:
-        print(evaluate_checkpoint(experiment, checkpoint, out=folder, fit_temperature=temperature).text)
+        path = find_checkpoint_path(checkpoint, experiment.store.results)
+        print(evaluate_checkpoint(experiment, path, out=folder, fit_temperature=temperature).text)
     else:
         print(evaluate_cross_validation(experiment, searched=search, out=folder, fit_temperature=temperature))

@@ -8,12 +8,14 @@ from eav_ray.cli.arguments import offer, split_list
 
 
 def keys(
-    prefix: Annotated[str, typer.Argument(help="only keys that begin so, such as optim", show_default=False)] = "",
-    plugins: Annotated[str, offer("modules that define further kinds, separated by commas", show_default=False)] = "",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", hidden=True)] = "",
+    plugins: Annotated[
+        str, offer("modules that define further kinds, separated by commas", metavar="LIST", show_default=False)
+    ] = "",
 ) -> None:
     """List the keys of an experiment.
 
-    With default, type and meaning; each may be changed as key=value.
+    With default, what they may be, and meaning; each may be changed as key=value.
 
     eav keys
     eav keys optim

@@ -51,9 +51,11 @@ HELP = """Recognise emotions from EEG, audio and video: from raw recordings to a
 
 Commands are resumable: rerun the same command to continue.
 """
+HELP_END = "`eav COMMAND --help` says what a command takes, and `eav keys` lists the keys of an experiment."
+STOPPED = "stopped; rerun the same command to continue"
 NO_MEMORY = (
     "this process got no more memory; give it more (`ulimit -v`, the container, the scheduler), or use smaller "
-    "recordings, fewer workers or a smaller batch; the same command continues"
+    "recordings, fewer workers or a smaller batch; rerun the same command to continue"
 )
 
 
@@ -69,6 +71,9 @@ def main(*command: str) -> NoReturn:
         if not silence_unread_streams():
             raise
         code = 128 + signal.SIGPIPE
+    except KeyboardInterrupt:  # before the command had begun
+        code = _print_end(STOPPED)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to save: Python would show where it was
     sys.exit(code)
 
 
@@ -103,22 +108,22 @@ def run_command(words: Sequence[str]) -> int:
     except MemoryError:
         return _print_errors([NO_MEMORY])
     except KeyboardInterrupt:
-        return _print_end("stopped; the same command continues")
+        return _print_end(STOPPED)
     except TrainingInterrupted as error:
-        return _print_end(f"stopped: {error}; the same command continues")
+        return _print_end(f"{STOPPED} ({error})")
 
 
 def build_app() -> typer.Typer:
     """Build the parser of all commands. It prints plain text: to import Rich takes as long as all the rest."""
     app = typer.Typer(
         help=HELP,
-        epilog=WORDS_HELP,
+        epilog=HELP_END,
         add_completion=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     for command in COMMANDS:
-        app.command(help=format_help(command), epilog=WORDS_HELP)(command)
+        app.command(help=format_help(command), epilog=explain_words(command))(command)
     return app
 
 
@@ -126,6 +131,14 @@ def format_help(command: Callable[..., Any]) -> str:
     """Return the docstring of a command with the lines of its examples kept apart, which Typer would join."""
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     return "\n\n".join(f"\b\n{text}" if text.startswith("eav ") else text for text in paragraphs)
+
+
+def explain_words(command: Callable[..., Any]) -> str:
+    """Explain the words that a command takes, as its help names them."""
+    parameters = inspect.signature(command).parameters.values()
+    settings = [each for parameter in parameters for each in getattr(parameter.annotation, "__metadata__", ())]
+    shown = " ".join(str(getattr(each, "metavar", "")) for each in settings)
+    return " ".join(text for word, text in WORDS_HELP.items() if word in shown)
 
 
 def list_user_errors() -> tuple[type[BaseException], ...]:

@@ -2,12 +2,18 @@
 
 from typing import Annotated
 
-from eav_ray.cli.arguments import CheckpointWords, offer, split_checkpoint_words
+from eav_ray.cli.arguments import (
+    CheckpointWords,
+    find_checkpoint_path,
+    get_results_store,
+    offer,
+    split_checkpoint_words,
+)
 
 
 def predict(
     words: CheckpointWords = None,
-    out: Annotated[str, offer("the table that is written, Parquet or CSV by its name")] = "predictions.parquet",
+    out: Annotated[str, offer("the table that is written: .parquet or .csv", metavar="FILE")] = "predictions.parquet",
     shards: Annotated[bool, offer("predict the windows in store.shards instead of raw recordings", "--shards")] = False,
 ) -> None:
     """Predict recordings with a checkpoint.
@@ -17,10 +23,11 @@ def predict(
     eav predict best data.root=/data/new_people --out predictions.csv
     eav predict best data.root=/data/EAV store.shards=data/shards --shards
     """
-    path, changes = split_checkpoint_words(words)
+    name, changes = split_checkpoint_words(words)
 
     from eav_ray.config.paths import resolve_user_path
     from eav_ray.pipelines.inference.export import predict_to_file
 
     table = resolve_user_path("--out", out, allow_remote=False)
+    path = find_checkpoint_path(name, get_results_store(changes))
     print(predict_to_file(path, changes, table, shards=shards).text)

@@ -12,10 +12,11 @@ def search(words: ExperimentWords = None) -> None:
     """
     experiment = load_experiment(words)
 
+    from eav_ray.pipelines.inference.checkpoint_names import shorten_key
     from eav_ray.pipelines.search.search import search_experiment
 
     best = search_experiment(experiment)
     print(f"best candidate {best.candidate.number}: {best.candidate.changes}, inner score {best.inner_score:.4f}")
     print(f"study: {best.study_name}")
     print(f"checkpoint: {best.path}")
-    print(f"pull it: eav pull {experiment.store.results} --study {best.study_name} --to best")
+    print(f"pull it: eav pull {experiment.store.results} {shorten_key(best.study_name)} --to best")

@@ -1,5 +1,7 @@
 """List every key of an experiment, with its type, default and meaning."""
 
+import json
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -10,6 +12,14 @@ from eav_ray.config.model_sections import KIND_PLACES, find_kind_place, get_kind
 from eav_ray.config.sections import Experiment
 from eav_ray.config.training_sections import EncoderOptimConfig
 from eav_ray.errors import ConfigError, suggest_nearest
+
+TYPE_WORDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    dict: "a section for each name",
+}
 
 
 def list_keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any, str]]:
@@ -29,10 +39,10 @@ def list_keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any
             shown_type = _format_type(hint)
             meaning = info.description or ""
             if field.name == "kind" and (place := find_kind_place(prefix.removesuffix("."))):
-                shown_type = " | ".join(map(repr, place.list_kinds()))
+                shown_type = format_choices(place.list_kinds())
                 meaning = (type(section).__doc__ or "").strip().partition("\n")[0].removesuffix(".")
             if prefix + field.name == "data.dataset":
-                shown_type = " | ".join(map(repr, list_dataset_names()))
+                shown_type = format_choices(list_dataset_names())
             table[prefix + field.name] = (shown_type, value, meaning)
     return table
 
@@ -57,11 +67,31 @@ def list_feature_keys() -> dict[str, tuple[str, Any, str]]:
 
 
 def _format_type(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " | ".join(map(repr, get_args(hint)))
-    if get_origin(hint) in (Union, UnionType):
-        return " | ".join(map(_format_type, get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+    """Say in words what a key takes."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return format_choices(inner)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_format_type, inner))
+    if origin is tuple:
+        return f"list of {_format_type(inner[0])}"
+    return TYPE_WORDS.get(origin or hint, "section")
+
+
+def format_choices(values: Iterable[Any]) -> str:
+    """List the values of which a key takes one, as they are written on a command line."""
+    return " | ".join(map(format_value, values))
+
+
+def format_value(value: Any) -> str:
+    """Write a value as it stands in a YAML file or on a command line: `[eeg, audio]`, `true`, `''`."""
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(format_value, value))}]"
+    if isinstance(value, str):
+        return value or "''"
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def list_key_names() -> list[str]:
@@ -85,9 +115,10 @@ def format_keys(prefix: str = "") -> str:
         rows = {key: row for key, row in table.items() if key.startswith(prefix)}
         lines += [title] if title and rows else []
         for key, (kind, default, meaning) in rows.items():
-            shown = repr(default) if not isinstance(default, dict) else "{...}"
-            lines.append(f"  {key} = {shown}  [{kind}]  {meaning}".rstrip())
+            lines.append(f"  {key} = {format_value(default)}  ({kind})  {meaning}".rstrip())
     if not lines:
         nearest = suggest_nearest(prefix, list_key_names())
         raise ConfigError(f"no key begins with {prefix!r}{nearest}; `eav keys` without a prefix lists all")
-    return "\n".join(["Keys of an experiment, each may be given as key=value (default, type, meaning):", *lines])
+    return "\n".join(
+        ["Keys of an experiment, each may be given as key=value: the default, what it may be, what it means", *lines]
+    )

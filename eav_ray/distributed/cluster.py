@@ -26,20 +26,22 @@ from eav_ray.distributed.machine_limits import (
 )
 from eav_ray.distributed.ray_workarounds import (
     PLASMA_FOLDER_OPTION,
+    START_TIMEOUT_TEXT,
     answers_without_token,
     count_local_gpus,
     list_variables_for_ray,
     ray_environment,
     secure_token,
 )
-from eav_ray.distributed.watchers import keep_hangup_from_children
 from eav_ray.errors import ConfigError, describe_error
+from eav_ray.processes import TERMINAL_SIGNALS, defer_signals, keep_signals_from_children
 
 if TYPE_CHECKING:
     import torch
 
 FAKE_GPUS_ENV = "EAV_RAY_FAKE_GPUS"  # in the environment of the nodes of a test cluster: their GPUs are only counted
 ANSWER_TIMEOUT_S = 10.0
+MAX_START_ATTEMPTS = 3  # of a Ray of its own, which gives itself half a minute each time
 NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}  # in the environment of a worker that asked for none
 
 
@@ -60,15 +62,16 @@ def connect_to_ray(runtime: RuntimeConfig) -> Iterator[None]:
     address = resolve_address(runtime)
     token = secure_token(is_local=not address)
     with environment_variables(token), ray_environment(is_local=not address, dashboard=runtime.dashboard):
-        if address:
-            _join_cluster(address)
-        else:
-            _start_local_ray(runtime)
         try:
+            if address:
+                _join_cluster(address)
+            else:
+                _start_local_ray(runtime)
             require_token_of_cluster(ray.get_runtime_context().gcs_address)
             yield
         finally:
-            ray.shutdown()
+            with defer_signals(*TERMINAL_SIGNALS):  # to who presses Ctrl-C twice too, nothing of it is left behind
+                ray.shutdown()
 
 
 def find_scratch_folder(store: StoreConfig) -> str:
@@ -104,7 +107,7 @@ def check_local_start(runtime: RuntimeConfig) -> None:
     if not resolve_address(runtime) and not ray.is_initialized():
         check_limits()
         check_loopback()
-        check_ray_folder(*find_ray_folder())
+        check_ray_folder(find_ray_folder())
 
 
 def _check_resource(runtime: RuntimeConfig, key: str, available: int, alternative: str = "") -> None:
@@ -259,30 +262,38 @@ def start_actor_here(actor_class: type, *arguments: Any, restarts: bool = False)
 def _start_local_ray(runtime: RuntimeConfig) -> None:
     check_local_resources(runtime)
     check_local_start(runtime)
-    _, folder = find_ray_folder()
+    folder = find_ray_folder()
     shared, size = choose_object_store(folder)
     options: dict[str, Any] = {} if shared == SHARED_MEMORY else {PLASMA_FOLDER_OPTION: str(shared)}
-    try:
-        with environment_variables({"RAY_TMPDIR": str(folder)}), keep_hangup_from_children():
-            # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
-            ray.init(
-                address="local",
-                num_cpus=count_usable_cpus(),
-                include_dashboard=runtime.dashboard,
-                dashboard_host="127.0.0.1",
-                object_store_memory=size,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **options,
-            )
-    except Exception as error:  # noqa: BLE001 - Ray raises Exception itself, and whatever its processes met
-        ray.shutdown()
-        variables = list_variables_for_ray()
-        raise ConfigError(
-            f"Ray does not start on this machine: {describe_error(error)}; its logs lie in "
-            f"{folder}/ray/session_latest/logs; the cause may be a limit (`ulimit -a`), too little memory, a firewall "
-            f"on loopback{', or what is set: ' if variables else ''}{', '.join(variables)}"
-        ) from None
+    for attempt in range(1, MAX_START_ATTEMPTS + 1):
+        try:
+            with (
+                environment_variables({"RAY_TMPDIR": str(folder)}),
+                defer_signals(*TERMINAL_SIGNALS),  # a Ray that has half started would be left behind
+                keep_signals_from_children(*TERMINAL_SIGNALS),
+            ):
+                # A plain init would follow an address that a dead cluster left in Ray's temporary folder.
+                ray.init(
+                    address="local",
+                    num_cpus=count_usable_cpus(),
+                    include_dashboard=runtime.dashboard,
+                    dashboard_host="127.0.0.1",
+                    object_store_memory=size,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **options,
+                )
+            return
+        except Exception as error:  # noqa: BLE001 - Ray raises Exception itself, and whatever its processes met
+            ray.shutdown()
+            if START_TIMEOUT_TEXT in str(error) and attempt < MAX_START_ATTEMPTS:
+                continue  # the machine is busy, as where several people use it
+            variables = list_variables_for_ray()
+            raise ConfigError(
+                f"Ray does not start on this machine: {describe_error(error)}; its logs lie in "
+                f"{folder}/ray/session_latest/logs; the cause may be a limit (`ulimit -a`), too little memory, a "
+                f"firewall on loopback{', or what is set: ' if variables else ''}{', '.join(variables)}"
+            ) from None
 
 
 def _join_cluster(address: str) -> None:

@@ -5,6 +5,7 @@ Ray cannot start with is said in one line before it starts.
 """
 
 import contextlib
+import errno
 import math
 import os
 import resource
@@ -26,6 +27,7 @@ SLURM_CPU_VARIABLES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 MAX_SOCKET_BYTES = 107  # of the path of a socket, on Linux
 # Below Ray's temporary folder; the last number is that of a process, at most seven digits.
 LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+MAX_FOLDER_BYTES = MAX_SOCKET_BYTES - len(LONGEST_SOCKET) - 1
 MIN_FREE_BYTES = 100 * 2**20  # for logs and sockets
 MIN_OPEN_FILES = 256
 RAY_THREADS, WORKER_THREADS = 200, 50  # of Ray's own processes, and of each worker: one a CPU
@@ -116,35 +118,54 @@ def measure_free_memory() -> float:
     return min(psutil.virtual_memory().available, read_cgroup_limits().free_bytes)
 
 
-def find_ray_folder() -> tuple[str, Path]:
+def find_ray_folder() -> Path:
     """Find where a Ray of its own keeps sockets and logs, below which it makes `ray`.
 
-    Returns:
-        The variable that names the folder, RAY_TMPDIR where none does, and its absolute path.
+    That is what RAY_TMPDIR names; else TMPDIR or /tmp, where this user may write there; else a folder of this user's
+    own in /tmp: several people share a machine, and the first one's Ray may keep `ray` to them.
     """
-    for name in ("RAY_TMPDIR", "TMPDIR"):
-        if os.environ.get(name):
-            return name, Path(os.environ[name]).absolute()
-    return "RAY_TMPDIR", Path("/tmp")
+    if os.environ.get("RAY_TMPDIR"):
+        return Path(os.environ["RAY_TMPDIR"]).absolute()
+    for folder in (os.environ.get("TMPDIR"), "/tmp"):
+        if folder and _is_usable(Path(folder).absolute()):
+            return Path(folder).absolute()
+    return name_own_folder()
 
 
-def check_ray_folder(variable: str, folder: Path) -> None:
+def name_own_folder() -> Path:
+    return Path(f"/tmp/eav-ray-{os.getuid()}")
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether a folder is near enough, and `ray` in it is this user's own, or can be made."""
+    own = folder / "ray"
+    with contextlib.suppress(OSError):
+        is_near = len(os.fsencode(folder)) <= MAX_FOLDER_BYTES
+        is_own = own.stat().st_uid == os.getuid() if own.exists() else folder.is_dir()
+        return is_near and is_own and os.access(own if own.exists() else folder, os.W_OK | os.X_OK)
+    return False
+
+
+def check_ray_folder(folder: Path) -> None:
     """Refuse a folder in which Ray cannot make its sockets and write its logs.
 
     Raises:
         ConfigError: Its path is too long, it is somebody else's, cannot be made or written, is full, or is on a file
             system without sockets.
     """
-    spare = MAX_SOCKET_BYTES - len(LONGEST_SOCKET) - 1
-    if len(os.fsencode(folder)) > spare:
+    if len(os.fsencode(folder)) > MAX_FOLDER_BYTES:
         raise ConfigError(
-            f"{variable}={folder} is too long: the paths of Ray's sockets below it would have more than "
-            f"{MAX_SOCKET_BYTES} bytes; set RAY_TMPDIR to a folder whose path has at most {spare}, for example "
-            "RAY_TMPDIR=/tmp"
+            f"RAY_TMPDIR={folder} is too long: the paths of Ray's sockets below it would have more than "
+            f"{MAX_SOCKET_BYTES} bytes; set RAY_TMPDIR to a folder whose path has at most {MAX_FOLDER_BYTES}, for "
+            "example RAY_TMPDIR=/tmp"
         )
     own = folder / "ray"
     try:
-        own.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder == name_own_folder() and folder.lstat().st_uid != os.getuid():  # somebody was there first
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        own.mkdir(exist_ok=True)
         free = shutil.disk_usage(own).free
         with tempfile.TemporaryDirectory(prefix="probe", dir=own) as probe, socket.socket(socket.AF_UNIX) as one:
             Path(probe, "file").write_bytes(bytes(2**20))

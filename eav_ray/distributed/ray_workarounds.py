@@ -48,6 +48,10 @@ PRIVATE_NAMES = {
         "2.60.0",
         "when TorchTrainer's controller loads no torch, and a group ends at once on a Ray without a dashboard",
     ),
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._register_sigint_handler": (
+        "2.60.0",
+        "when Ray Train leaves Ctrl-C to who calls it",
+    ),
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback": ("2.60.0", "with it"),
     **{
         name: ("2.60.0", "when TorchTrainer's controller loads no torch")
@@ -84,6 +88,14 @@ PRIVATE_NAMES = {
         "2.60.0; read by eav_ray.config.paths, which may not import this module",
         "when Ray says in public whether a process is a submitted job's entrypoint",
     ),
+    "ray._private.services:'--python_worker_command='": (
+        "2.60.0; read by eav_ray.cli.interpreter, which runs where Ray cannot be imported",
+        "when Ray says to a submitted job by which Python it runs workers",
+    ),
+    "ray._private.node:'timed out during startup'": (
+        "2.60.0",
+        "when Ray says in public how long it waits for itself to start",
+    ),
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER": (
         "2.60.0",
         "when ray.init takes the address that a local Ray listens on",
@@ -114,6 +126,7 @@ CORE_TEXTS = ("its node has died",)
 
 LEAVE_TIMEOUT_S = 30.0  # for the workers of a group to leave their process group
 NO_DASHBOARD_VARIABLE = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
+START_TIMEOUT_TEXT = "timed out during startup"  # in the error of a Ray whose machine is too busy to start it
 PLASMA_FOLDER_OPTION = "_plasma_directory"  # of ray.init
 SERVE_CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 ASK_TIMEOUT_S = 10.0
@@ -312,7 +325,9 @@ def map_with_retries(
 
 
 def get_trainer_class() -> type[Any]:
-    """Return Ray Train's trainer; on a Ray without a dashboard, one that ends at once.
+    """Return Ray Train's trainer, which leaves Ctrl-C to us; on a Ray without a dashboard, one that ends at once.
+
+    By itself it takes Ctrl-C as the end of the process, before anything is saved.
 
     TorchTrainer would load torch in every controller, which takes none of it and half a GiB on the head (docs/log.md).
 
@@ -322,10 +337,14 @@ def get_trainer_class() -> type[Any]:
     """
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    if NO_DASHBOARD_VARIABLE not in os.environ:
-        return DataParallelTrainer
+    class Trainer(DataParallelTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
 
-    class FastShutdownTrainer(DataParallelTrainer):
+    if NO_DASHBOARD_VARIABLE not in os.environ:
+        return Trainer
+
+    class FastShutdownTrainer(Trainer):
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]

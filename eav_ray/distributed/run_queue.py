@@ -43,6 +43,7 @@ class QueueState:
     )  # of those that failed, who would again: what they ask for cannot be had
     has_started: bool = True  # whether a group has ever asked for a run: before that, its workers have not started
     cause: str = ""  # why no run at all can go on, and on which machine
+    busy_s: float = 0.0  # from the first time that a group asked for a run to the last time that one was finished
 
 
 @dataclass
@@ -94,6 +95,7 @@ class RunQueue:
         self._note = self._cause = ""
         self._damaged_checkpoints: list[str] = []
         self._stopped = self._has_started = False
+        self._started_at = self._finished_at = 0.0  # by the monotonic clock
         self._progress: list[Progress] = []
         for key, prefix in (done or {}).items():
             self._finish(key, prefix)
@@ -106,6 +108,8 @@ class RunQueue:
         Returns:
             A run, WAIT, or END: nothing is left for this group.
         """
+        if not self._has_started:
+            self._started_at = self._finished_at = time.monotonic()
         self._has_started = True
         is_resized = world_size != self._world_sizes.get(group, world_size)
         self._world_sizes[group] = world_size
@@ -208,6 +212,7 @@ class RunQueue:
     def finish(self, group: int, prefix: str) -> None:
         if key := self._running.pop(group, None):
             self._finish(key, prefix)
+            self._finished_at = time.monotonic()
 
     def _finish(self, key: str, prefix: str) -> None:
         self._done[key] = prefix
@@ -298,6 +303,7 @@ class RunQueue:
             frozenset(self._permanent_failures),
             self._has_started,
             self._cause,
+            self._finished_at - self._started_at,
         )
 
 

@@ -30,7 +30,8 @@ from eav_ray.distributed.machine_limits import measure_free_memory
 from eav_ray.distributed.rank_errors import classify_worker_errors, describe_rank_error
 from eav_ray.distributed.ray_workarounds import get_trainer_class, make_process_group_config
 from eav_ray.distributed.run_queue import END, HOLD_INTERVAL_S, WAIT, QueueActor, QueueState
-from eav_ray.distributed.watchers import on_signals, poll_in_background
+from eav_ray.distributed.timings import TimingRecorder
+from eav_ray.distributed.watchers import poll_in_background
 from eav_ray.errors import (
     ConfigError,
     DataError,
@@ -40,12 +41,14 @@ from eav_ray.errors import (
     is_lasting,
     make_unrecoverable,
 )
+from eav_ray.processes import on_signals
 from eav_ray.storage import Store
 from eav_ray.tracking.mlflow import MLflowTracker
-from eav_ray.tracking.progress import ProgressBar, open_progress_bar
+from eav_ray.tracking.progress import ProgressBar, open_progress_bar, write_line
 from eav_ray.tracking.tensorboard import TensorBoardTracker, open_tensorboard_tracker
 from eav_ray.training.positions import find_newest_position
 from eav_ray.training.run_spec import Progress, Run, list_needed_recordings
+from eav_ray.words import format_count
 
 if TYPE_CHECKING:
     from eav_ray.training.prepared_run import WorkerContext
@@ -71,7 +74,7 @@ def train_all_runs(experiment: Experiment, runs: list[Run], data: Dataset, *, ti
     if state.failed:
         key, reason = next(iter(state.failed.items()))
         total = len(state.done) + len(state.failed)
-        raise DataError(f"{len(state.failed)} of {total} runs failed; the first, {key}: {reason}")
+        raise DataError(f"{len(state.failed)} of {format_count(total, 'training')} failed; the first, {key}: {reason}")
     return state.done
 
 
@@ -121,19 +124,36 @@ def train_runs(
         stop_requested.set()
         queue.stop.remote()
 
+    def take_progress(progress: Progress) -> None:
+        recorder.note(progress)
+        log_progress(progress)
+
+    def stop_or_leave() -> None:
+        if stop_requested.is_set():
+            raise KeyboardInterrupt
+        request_stop()
+        write_line("stopping: trainings are being saved; Ctrl-C again leaves at once")
+
     allowed_recordings = list_needed_recordings(unique)
     holder = secrets.token_hex(8)
+    began, recorder = time.monotonic(), TimingRecorder(experiment, [run for run in unique if run.key not in done], data)
+    n_epochs_done = sum(run.epochs for run in unique if run.key in done)
     groups = [
         WorkerGroup(number, experiment, data, allowed_recordings, queue, holder)
         for number in range(experiment.runtime.groups)
     ]
     with (
         contextlib.nullcontext(on_progress) if on_progress else _open_trackers(experiment, unique) as log_progress,
-        open_progress_bar(title, sum(run.epochs for run in unique), "epochs") as bar,
+        open_progress_bar(title, sum(run.epochs for run in unique), "epochs", done=n_epochs_done) as bar,
         _watch_progress(
-            queue, bar, log_progress, lambda state: stop_requested.is_set() or should_stop(state), experiment.runtime
+            queue,
+            bar,
+            take_progress,
+            lambda state: stop_requested.is_set() or should_stop(state),
+            experiment.runtime,
         ),
         on_signals(request_stop, signal.SIGTERM, signal.SIGHUP),
+        on_signals(stop_or_leave, signal.SIGINT),
     ):
         run_elsewhere = _run_group.options(scheduling_strategy=cluster.make_local_strategy())
         others = [run_elsewhere.remote(group) for group in groups[1:]]
@@ -148,12 +168,15 @@ def train_runs(
             if is_lasting(error):  # Ray Train writes to the store too
                 raise make_unrecoverable(error) from None
             reason = str(error).strip().splitlines()[-1]
-            raise DataError(f"a group of training workers ended: {reason}; the same command continues") from None
+            raise DataError(
+                f"a group of training workers ended: {reason}; rerun the same command to continue"
+            ) from None
     state: QueueState = ray.get(queue.get_state.remote())
     ray.kill(queue)
     _raise_cause(state)
     if state.stopped or len(state.done) + len(state.failed) < len(unique):
-        raise TrainingInterrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
+        raise TrainingInterrupted(f"{len(state.done)} of {format_count(len(unique), 'training')} finished")
+    recorder.write(results, state, time.monotonic() - began)
     for line in state.damaged_checkpoints:
         print(f"skipped a damaged checkpoint: {line}", flush=True)
     return state
@@ -196,7 +219,7 @@ def _watch_progress(
     def poll_queue() -> None:
         state: QueueState = ray.get(queue.get_state.remote())
         if not state.has_started and time.monotonic() - started > WAIT_NOTICE_S:
-            state = replace(state, note=f" waits for {cluster.describe_group_needs(runtime)}")
+            state = replace(state, note=f" starting workers, which wants {cluster.describe_group_needs(runtime)}")
         bar.set_done(state.epochs_done, note=state.note or " ")
         for progress in ray.get(queue.drain_progress.remote()):
             on_progress(progress)

@@ -14,6 +14,7 @@ from eav_ray.training.metrics import (
     average_per_recording,
     predict_classes,
 )
+from eav_ray.words import format_count
 
 COMBINED_SOURCES = (*RULE_SOURCES, "fusion")
 
@@ -80,8 +81,8 @@ class RescueTable:
     def __str__(self) -> str:
         counts = ", ".join(f"{row.source} {row.rescued} and {row.lost}" for row in self.rows)
         return (
-            f"rescued, of {self.n_wrong} recordings that {self.best_single} gets wrong, and lost, of {self.n_right} "
-            f"that it gets right: {counts}"
+            f"rescued, of {format_count(self.n_wrong, 'recording')} that {self.best_single} gets wrong, and lost, of "
+            f"{self.n_right} that it gets right: {counts}"
         )
 
 

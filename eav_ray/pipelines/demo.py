@@ -20,6 +20,7 @@ from eav_ray.pipelines.search.search_plan import plan_search
 from eav_ray.reporting.tables import format_optimism
 from eav_ray.storage import Store
 from eav_ray.tracking.progress import open_progress_bar
+from eav_ray.words import format_count, format_duration
 
 SYNTHETIC_NOTE = (
     "the subjects are synthetic: their signals are generated, with a known best possible accuracy, and say nothing of "
@@ -38,15 +39,16 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     spec = SyntheticSpec(n_subjects=n_subjects, per_class=per_class)
     runs = e.split.n_inner_folds * 3 + 3
     print(
-        f"demo: {n_subjects} synthetic subjects, {n_subjects * per_class * 5} recordings; {runs} encoder trainings, "
-        f"{e.search.candidates} candidates x {e.split.n_inner_folds} inner folds = "
-        f"{e.search.candidates * e.split.n_inner_folds} fusion trainings, 1 refit; about 4 minutes on 2 cores",
+        f"demo: {format_count(n_subjects, 'synthetic subject')}, {n_subjects * per_class * 5} recordings; {runs} "
+        f"encoder trainings, {format_count(e.search.candidates, 'candidate')} x "
+        f"{format_count(e.split.n_inner_folds, 'inner fold')} = {e.search.candidates * e.split.n_inner_folds} fusion "
+        "trainings, 1 refit",
         flush=True,
     )
     with open_progress_bar("generate", n_subjects, "subjects") as bar:
         generate_dataset(e.data.root, spec, workers=workers, progress=bar.set_done)
     found = check_dataset(e)
-    print(f"check: {len(found.recordings)} recordings, {len(found.problems)} problems", flush=True)
+    print(f"check: {len(found.recordings)} recordings, {format_count(len(found.problems), 'problem')}", flush=True)
     with connect_experiment(e) as e:
         preprocess(e)
         data = open_dataset(e)
@@ -67,7 +69,7 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     print(f"checkpoint: {path}")
     print(f"results:    {e.store.results}/searches/{best.study_name} (search.html)")
     print(f"note:       {SYNTHETIC_NOTE}")
-    print(f"took {(time.perf_counter() - began) / 60:.1f} minutes")
+    print(f"took {format_duration(time.perf_counter() - began)}")
 
 
 def pull_if_missing(results: str, study: str, checkpoint: str) -> str:
@@ -76,5 +78,5 @@ def pull_if_missing(results: str, study: str, checkpoint: str) -> str:
     if Store(target.parent).is_committed(target.name):
         return str(target)
     shutil.rmtree(target, ignore_errors=True)
-    (path,) = pull(results, str(target), study=study).paths
+    (path,) = pull(results, str(target), name=study).paths
     return path

@@ -9,10 +9,16 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-BAR_FORMAT = "{desc:<34.34} {bar:20} {n_fmt:>4}/{total_fmt:<4} {elapsed} ETA {remaining}{postfix}"
+BAR_FORMAT = "{desc:<34} {bar:20} {n_fmt:>4}/{total_fmt:<4} {elapsed} ETA {remaining}"  # and then a note
 
 
 LOG_FILE_INTERVAL_S = 15.0  # seconds between two lines, where nobody watches
+
+
+def write_line(line: str) -> None:
+    """Write a line to stderr, above the progress line."""
+    with contextlib.suppress(OSError):  # the disk of a log file may be full
+        tqdm.write(line, file=sys.stderr)
 
 
 class FirstWarning:
@@ -24,8 +30,7 @@ class FirstWarning:
     def write(self, line: str) -> None:
         if not self._was_written:
             self._was_written = True
-            with contextlib.suppress(OSError):  # the disk of a log file may be full
-                tqdm.write(line, file=sys.stderr)
+            write_line(line)
 
 
 @dataclass
@@ -41,9 +46,10 @@ class ProgressBar:
     def set_done(self, done: float, total: float | None = None, *, note: str = "") -> None:
         if total is not None:
             self._bar.total = total
-        self._bar.n = int(done) if done == int(done) else round(done, 1)
-        if note:
-            self._bar.set_postfix_str(note, refresh=False)
+        rounded = round(done, 1)
+        self._bar.n = int(rounded) if rounded == int(rounded) else rounded
+        if note:  # not as tqdm's postfix, which begins with a comma, also where it is empty
+            self._bar.bar_format = f"{BAR_FORMAT} " + note.rstrip().replace("{", "{{").replace("}", "}}")
         if self._is_terminal or time.monotonic() - self._refreshed_at > LOG_FILE_INTERVAL_S:
             with contextlib.suppress(OSError):  # the disk of a log file may be full
                 self._bar.refresh()
@@ -51,14 +57,19 @@ class ProgressBar:
 
 
 @contextmanager
-def open_progress_bar(title: str, total: int, unit: str) -> Iterator[ProgressBar]:
-    """A progress bar on stderr that stays as one line; into a file it is written now and then."""
+def open_progress_bar(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[ProgressBar]:
+    """A progress bar on stderr that stays as one line; into a file it is written now and then.
+
+    Args:
+        done: So much was done earlier, and took no time now.
+    """
     is_terminal = sys.stderr.isatty()
     bar = tqdm(
         total=total,
+        initial=done,
         desc=f"{title} ({unit})",
         bar_format=BAR_FORMAT,
-        ncols=130,
+        dynamic_ncols=is_terminal,  # a longer line would wrap there; a file takes all of it
         ascii=" #",
         file=sys.stderr,
     )

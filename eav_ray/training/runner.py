@@ -62,13 +62,10 @@ from eav_ray.training.prepared_run import (
     prepare_run,
 )
 from eav_ray.training.run_spec import Position, Progress, Run
+from eav_ray.training.training_scores import score_training_recordings
 
 MAX_COLLAPSE_WINDOWS = 512  # that the collapse check looks at, evenly taken
-
-
 EMBEDDING_PART_WINDOWS = 1024  # of one file; a file is in memory as a whole
-
-
 LOCK_TIMEOUT_S = 30  # seconds to wait for the lock of a run
 
 
@@ -332,6 +329,8 @@ class CheckpointedTraining:
         self._history.append(epoch_record | metrics | validation)
         saved_metrics: dict[str, Any] = metrics | validation | {"history": list(self._history)}
         if is_last:
+            if self._is_validated(position.epoch, is_last):
+                saved_metrics |= score_training_recordings(self._prepared, engine)
             self._finish(engine.gather_weights(), position, saved_metrics)
         elif validation or position.epoch % self._run.experiment.train.checkpoint_epochs == 0:
             self._writer.save(engine, position, saved_metrics)

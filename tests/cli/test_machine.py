@@ -35,7 +35,7 @@ def run(
     ("variables", "before", "expected"),
     [
         ({"RAY_TMPDIR": "/tmp/" + "x" * 80}, None, "RAY_TMPDIR=/tmp/xxx"),
-        ({"TMPDIR": "/proc/nowhere"}, None, "Ray cannot keep its sockets and logs in /proc/nowhere/ray"),
+        ({"RAY_TMPDIR": "/proc/nowhere"}, None, "Ray cannot keep its sockets and logs in /proc/nowhere/ray"),
         ({}, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)), "`ulimit -n` is 64 open files"),
         ({}, lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}), "needs 2 CPUs, but this machine has 1"),
     ],
@@ -175,7 +175,7 @@ def test_a_closed_terminal_ends_a_command_as_ctrl_c_does() -> None:
         return subprocess.run([sys.executable, "-c", text], env=environment, stderr=stderr, text=True, timeout=300)
 
     done = end("", hang_up, subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (130, "stopped; the same command continues\n")
+    assert (done.returncode, done.stderr) == (130, "stopped; rerun the same command to continue\n")
     with open("/dev/full", "w") as full:
         assert end("", hang_up, full).returncode == 130
     goes_on = f"({hang_up}, os._exit(7))"

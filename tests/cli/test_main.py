@@ -1,6 +1,7 @@
 """One command at a time: what it prints and returns, what it imports before it runs, and how errors are told."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ NAMES = [command.__name__ for command in COMMANDS]
 
 def test_every_command_is_a_file_and_a_job_runs_it() -> None:
     files = {path.stem for path in (REPOSITORY / "eav_ray" / "cli").glob("*.py")}
-    assert files == {*NAMES, "__init__", "main", "arguments", "process"}
+    assert files == {*NAMES, "__init__", "main", "arguments", "interpreter", "process"}
     jobs = {path.stem: path.read_text() for path in (REPOSITORY / "jobs").glob("*.py")}
     assert set(jobs) == {*NAMES} - {"keys"}
     assert all(f'main("{name}")' in text and len(text.splitlines()) < 10 for name, text in jobs.items())
@@ -30,8 +31,11 @@ def test_help_fits_a_screen(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert run_command(words) == 0
-    lines = capsys.readouterr().out.splitlines()
+    text = capsys.readouterr().out
+    lines = text.splitlines()
     assert len(lines) <= 32 and max(map(len, lines)) <= 80
+    assert not re.search(r"<\w+( \w+)?>", text), "it shows a type of Python's"
+    assert ("CHECKPOINT is a folder" in text) == ("CHECKPOINT" in text.replace("CHECKPOINT is a folder", ""))
     if words and words[0] in NAMES:
         assert any(line.startswith(f"  eav {words[0]}") for line in lines), "it has no example"
     else:
@@ -47,6 +51,8 @@ def test_keys_are_listed_by_prefix(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert run_command(["keys", "model.eeg.width"]) == 0
     assert "With model.eeg.kind=bandpower instead:" in capsys.readouterr().out
+    assert run_command(["keys", "data."]) == 0
+    assert "data.modalities = [audio, eeg, video]  (list of text)" in capsys.readouterr().out
     assert run_command(["keys"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 150
 
@@ -190,8 +196,8 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (KeyboardInterrupt(), "stopped; the same command continues\n"),
-        (TrainingInterrupted("SIGTERM came"), "stopped: SIGTERM came; the same command continues\n"),
+        (KeyboardInterrupt(), "stopped; rerun the same command to continue\n"),
+        (TrainingInterrupted("SIGTERM came"), "stopped; rerun the same command to continue (SIGTERM came)\n"),
     ],
 )
 def test_a_command_that_was_stopped_says_that_it_continues(

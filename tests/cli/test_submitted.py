@@ -56,6 +56,14 @@ def test_there_are_submitted_commands_in_the_texts() -> None:
     assert len(SHOWN) >= 3
 
 
+def test_nothing_has_to_be_activated_for_the_commands_in_the_texts() -> None:
+    """`ray` is that of `.venv`, and `python3`, which every system has, starts a job (test_interpreter.py)."""
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^.*\bray job submit .* -- .*$", text, flags=re.MULTILINE):
+            assert re.search(r"\.venv/bin/ray job submit .* -- +python3 jobs/\w+\.py ", line) or "`" in line, line
+
+
 @pytest.mark.parametrize("words", SUBMITTED, ids=lambda words: " ".join(words[:2]))
 def test_a_submitted_command_gets_to_its_work(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Reached):

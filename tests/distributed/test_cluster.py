@@ -183,6 +183,24 @@ def test_a_ray_that_does_not_start_is_one_line(error: Exception, home: Path, mon
     assert "\n" not in str(reported.value)
 
 
+def test_a_ray_that_a_busy_machine_did_not_start_in_time_is_started_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+
+    def fail(**_: object) -> None:
+        attempts.append(1)
+        raise Exception("The current node timed out during startup. This could happen because some of the raylet")
+
+    monkeypatch.setattr(cluster.ray, "init", fail)
+    with (
+        pytest.raises(ConfigError, match="Ray does not start on this machine: The current node timed out"),
+        cluster.connect_to_ray(RuntimeConfig(workers=1)),
+    ):
+        pass
+    assert len(attempts) == cluster.MAX_START_ATTEMPTS > 1
+
+
 def test_ranks_find_each_other_at_one_address() -> None:
     """The store that PyTorch would open to every address is read and written at that one alone."""
     bind_rendezvous()

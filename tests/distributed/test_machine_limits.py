@@ -123,15 +123,41 @@ def test_more_workers_than_a_process_may_use_are_refused(monkeypatch: pytest.Mon
 # Ray's folder
 
 
-def test_the_folder_of_ray_is_the_one_that_it_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert machine_limits.find_ray_folder() == ("RAY_TMPDIR", Path("/tmp"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert machine_limits.find_ray_folder() == ("TMPDIR", tmp_path)
+def test_the_folder_of_ray_is_the_one_that_it_takes(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(short))
+    assert machine_limits.find_ray_folder() == short
     monkeypatch.setenv("RAY_TMPDIR", "")  # an empty one is none
-    assert machine_limits.find_ray_folder() == ("TMPDIR", tmp_path)
-    monkeypatch.chdir(tmp_path)
+    assert machine_limits.find_ray_folder() == short
+    monkeypatch.chdir(short)
     monkeypatch.setenv("RAY_TMPDIR", "mine")
-    assert machine_limits.find_ray_folder() == ("RAY_TMPDIR", tmp_path / "mine")
+    assert machine_limits.find_ray_folder() == short / "mine"
+
+
+@pytest.mark.parametrize("hindrance", ["theirs", "is only read", "is not there", "is far"])
+def test_a_second_user_of_a_machine_gets_a_folder_of_their_own(
+    hindrance: str, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where /tmp/ray is another user's, and where TMPDIR, which a change of user keeps, is of no use."""
+    uid, access = short.stat().st_uid, os.access
+    (short / "ray").mkdir()
+    folder = {"is not there": short / "none", "is far": short / ("x" * 60)}.get(hindrance, short)
+    (short / ("x" * 60)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    if hindrance == "theirs":
+        monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    if hindrance == "is only read":
+        monkeypatch.setattr(os, "access", lambda path, mode: short not in (path, path.parent) and access(path, mode))
+    found = machine_limits.find_ray_folder()
+    assert found == Path("/tmp") or found == Path(f"/tmp/eav-ray-{os.getuid()}")
+    if hindrance == "theirs" and Path("/tmp/ray").exists() and Path("/tmp/ray").stat().st_uid == uid:
+        assert found == Path(f"/tmp/eav-ray-{uid + 1}")
+
+
+def test_a_folder_of_that_name_that_is_somebody_elses_is_refused(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_limits, "name_own_folder", lambda: short)
+    monkeypatch.setattr(os, "getuid", lambda: short.stat().st_uid + 1)
+    with pytest.raises(ConfigError, match=rf"in {short}/ray: Permission denied \({short} belongs to "):
+        check_ray_folder(short)
 
 
 def test_a_path_that_is_too_long_for_sockets(tmp_path: Path) -> None:
@@ -139,9 +165,9 @@ def test_a_path_that_is_too_long_for_sockets(tmp_path: Path) -> None:
     spare = 107 - len(f"/{machine_limits.LONGEST_SOCKET}")
     longest = Path("/proc/" + "x" * (spare - len("/proc/")))
     with pytest.raises(ConfigError, match="Ray cannot keep its sockets and logs in /proc/xxx"):  # not its length
-        check_ray_folder("TMPDIR", longest)
-    with pytest.raises(ConfigError, match=f"TMPDIR=/proc/x+ is too long: .* 107 bytes.* at most {spare}"):
-        check_ray_folder("TMPDIR", Path(f"{longest}x"))
+        check_ray_folder(longest)
+    with pytest.raises(ConfigError, match=f"RAY_TMPDIR=/proc/x+ is too long: .* 107 bytes.* at most {spare}"):
+        check_ray_folder(Path(f"{longest}x"))
     ray_node.ray._private.utils.validate_socket_filepath(f"{longest}/{machine_limits.LONGEST_SOCKET}")
 
 
@@ -155,14 +181,14 @@ def short(tmp_path: Path) -> Any:
 
 
 def test_a_folder_that_is_missing_is_made(short: Path) -> None:
-    check_ray_folder("RAY_TMPDIR", short / "new")
+    check_ray_folder(short / "new")
     assert os.listdir(short / "new" / "ray") == []
 
 
 def test_a_folder_that_is_a_file(short: Path) -> None:
     (short / "file").touch()
     with pytest.raises(ConfigError, match=f"in {short}/file/ray: Not a directory; set RAY_TMPDIR to a short folder"):
-        check_ray_folder("TMPDIR", short / "file")
+        check_ray_folder(short / "file")
 
 
 def test_a_folder_of_another_user_is_named_with_its_owner(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +202,7 @@ def test_a_folder_of_another_user_is_named_with_its_owner(short: Path, monkeypat
     monkeypatch.setattr(machine_limits.tempfile, "TemporaryDirectory", refuse)
     expected = rf"in {own}: Permission denied \({own} belongs to {own.owner()}\); set RAY_TMPDIR to .*RAY_TMPDIR=/tmp/"
     with pytest.raises(ConfigError, match=expected):
-        check_ray_folder("RAY_TMPDIR", short)
+        check_ray_folder(short)
 
 
 def test_a_disk_without_sockets(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,13 +212,13 @@ def test_a_disk_without_sockets(short: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(machine_limits.socket, "socket", Socket)
     with pytest.raises(ConfigError, match="Operation not supported; set RAY_TMPDIR .* on a disk of this machine"):
-        check_ray_folder("RAY_TMPDIR", short)
+        check_ray_folder(short)
 
 
 def test_a_disk_that_is_full(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(GIB, GIB - 3 * 2**20, 3 * 2**20))
     with pytest.raises(ConfigError, match=f"{short}/ray has 3 MiB free, but Ray needs 100"):
-        check_ray_folder("RAY_TMPDIR", short)
+        check_ray_folder(short)
 
 
 # Limits of the shell, loopback, shared memory

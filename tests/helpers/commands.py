@@ -9,19 +9,19 @@ import typer
 
 from eav_ray.cli.main import build_app
 
-COMMAND = re.compile(r"(?:^|\s|/)(?:python jobs/(\w+)\.py|eav (\w+))((?: .*)?)$")
+COMMAND = re.compile(r"(?:^|\s|/)(?:python3? jobs/(\w+)\.py|eav (\w+))((?: .*)?)$")
 
 
-def list_shown_commands(path: Path, begin: str = "") -> list[list[str]]:
+def list_shown_commands(path: Path, words: str = "") -> list[list[str]]:
     """List the commands in the blocks of a page, as the words after `eav`.
 
     Args:
-        path: A page of Markdown; `python jobs/train.py ...` counts as `eav train ...`.
-        begin: What the line of a command must begin with.
+        path: A page of Markdown; `python3 jobs/train.py ...` counts as `eav train ...`.
+        words: What the line of a command must hold.
     """
     blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     lines = [line.strip() for line in "".join(blocks).replace("\\\n", " ").splitlines()]
-    found = [COMMAND.search(line) for line in lines if line.startswith(begin)]
+    found = [COMMAND.search(line) for line in lines if words in line]
     return [[match[1] or match[2], *shlex.split(match[3], comments=True)] for match in found if match]
 
 

@@ -30,6 +30,6 @@ def test_a_training_whose_time_is_nearly_over_saves_and_is_queued_again(
         job.send_signal(signal.SIGUSR1)
         _, reported = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 130, reported
-    assert "stopped: 0 of 1 trainings are finished; the same command continues" in reported
+    assert "stopped; rerun the same command to continue (0 of 1 training finished)" in reported
     assert find_furthest(place / "slurm") == slow_saves.read_begun(begun)[-1]
     assert (tmp_path / "log").read_text().startswith("scontrol requeue ") and not list_folders()

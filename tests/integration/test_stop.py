@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -56,7 +57,7 @@ def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
     started.send_signal(signal.SIGTERM)
     _, reported = started.communicate(timeout=PATIENCE_S)
     assert started.returncode == 130 and "Traceback" not in reported
-    assert "stopped: 0 of 1 trainings are finished; the same command continues" in reported.splitlines()[-1]
+    assert "stopped; rerun the same command to continue (0 of 1 training finished)" in reported.splitlines()[-1]
     assert second <= find_furthest(place / "stopped") < Position(40, 0)
     job("train", *long_training, "store.results=stopped", own_ray=True)
     whole, stopped = read_finished(uninterrupted), read_finished(place / "stopped")
@@ -66,13 +67,20 @@ def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
 
 
 @pytest.mark.slow
-def test_a_training_whose_terminal_is_closed_saves_first(long_training: list[str], place: Path) -> None:
-    """The terminal sends SIGHUP to all processes of the job, Ray's too."""
-    words = [*long_training, "store.results=hung_up"]
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=["closed terminal", "Ctrl-C"])
+def test_a_training_whose_terminal_sends_a_signal_saves_first(
+    number: signal.Signals, long_training: list[str], place: Path
+) -> None:
+    """It goes to all processes of the job, Ray's too; none of them is left behind."""
+    results = place / number.name
+    words = [*long_training, f"store.results={results}"]
     with open_training(words, place, start_new_session=True) as process:
-        first = wait_for_checkpoint(place / "hung_up", Position(0, 0), process)
-        os.killpg(process.pid, signal.SIGHUP)
+        first = wait_for_checkpoint(results, Position(0, 0), process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, number)
         _, reported = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130 and "Traceback" not in reported, reported
-    assert "stopped: 0 of 1 trainings are finished; the same command continues" in reported.splitlines()[-1]
-    assert first <= find_furthest(place / "hung_up") < Position(40, 0)
+        assert not psutil.wait_procs(children, timeout=60)[1]
+    last = reported.splitlines()[-1]
+    assert last == "stopped; rerun the same command to continue (0 of 1 training finished)"
+    assert first <= find_furthest(results) < Position(40, 0)

@@ -32,9 +32,10 @@ SAVE_S = 2e9 / 50e6 if CHAOS else 4  # 2 GB at 50 MB/s; more than Ray gives a jo
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Token authentication with a token of this test's own."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    """Token authentication with a token of this test's own; nobody has activated an environment of Python."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "VIRTUAL_ENV"}
+    own = {str(Path(sys.executable).parent), f"{sys.prefix}/bin"}
+    path = os.pathsep.join(folder for folder in kept["PATH"].split(os.pathsep) if folder not in own)
     folder = tmp_path_factory.mktemp("token")
     kept |= {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     kept |= {"RAY_JOB_STOP_WAIT_TIME_S": f"{LEAVE_S:.0f}", slow_saves.VARIABLE: f"{SAVE_S}:{folder / 'saves'}"}
@@ -72,7 +73,7 @@ def wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
 
 def submit(server: str, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [RAY, "job", "submit", "--address", server, "--working-dir", ".", "--", "python", *words],
+        [RAY, "job", "submit", "--address", server, "--working-dir", ".", "--", "python3", *words],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,
@@ -118,12 +119,12 @@ def test_a_job_that_is_stopped_in_the_middle_of_a_save_has_saved(
     words += [f"store.{name}={place / folder}" for name, folder in stores.items()]
     results, begun = place / stores["results"], Path(environment[slow_saves.VARIABLE].split(":", 1)[1])
     ask = [RAY, "job", "submit", "--address", server, "--submission-id", "slow", "--no-wait", "--working-dir", "."]
-    run(environment, *ask, "--", "python", "jobs/train.py", *words)
+    run(environment, *ask, "--", "python3", "jobs/train.py", *words)
     before = slow_saves.wait_for_saves(begun, 2)
     run(environment, RAY, "job", "stop", "--address", server, "slow")
     assert find_furthest(results) == slow_saves.read_begun(begun)[-1] >= before[-1]
     logs = run(environment, RAY, "job", "logs", "--address", server, "slow").stdout
-    assert "stopped: 0 of 1 trainings are finished; the same command continues" in logs
+    assert "stopped; rerun the same command to continue (0 of 1 training finished)" in logs
     if CHAOS:
         job("train", *words)
         (folder,) = (results / "runs").iterdir()

@@ -35,7 +35,7 @@ one, other = (
 with cluster.connect_to_ray(one.runtime):
     for experiment in (one, other):
         assert preprocess(experiment).problems == ()
-    path = train(one)
+    path = train(one).path
     code = run_command(["evaluate", "cremad", "data.root=cremad", *words, "--checkpoint", path])
 sys.exit(code)
 """

@@ -1,9 +1,7 @@
 """Baselines on one fold of a protocol: chosen on inner folds, fitted on training rows, and the test rows predicted."""
 
-import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +19,7 @@ from eav_ray.evaluation.baselines.inputs import FUSED, Inputs, Source, normalise
 from eav_ray.evaluation.baselines.number_folds import predict_numbers
 from eav_ray.evaluation.results_tree import ResultsTree, finite_or_none
 from eav_ray.evaluation.statistics import compute_share_interval
+from eav_ray.processes import map_in_processes
 from eav_ray.training.access import list_split_recordings
 from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, combine_by_rules, compute_scores
 from eav_ray.training.subject_statistics import select_accessible_recordings
@@ -95,14 +94,12 @@ def predict_folds(
         for fold in folds:
             yield predict_fold(data, fold, sources, access)
         return
-    # Spawned, not forked: the caller may hold threads.
-    spawn = multiprocessing.get_context("spawn")
     n_done = 0
     try:
-        with ProcessPoolExecutor(n_processes, spawn, _set_data, (data,)) as pool:
-            for found in pool.map(partial(_predict_shared, sources=sources, access=access), folds):
-                yield found
-                n_done += 1
+        predict = partial(_predict_shared, sources=sources, access=access)
+        for found in map_in_processes(predict, folds, n_processes, initializer=_set_data, arguments=(data,)):
+            yield found
+            n_done += 1
     except BrokenProcessPool:  # one was killed, of too little memory perhaps, or the caller's program has no main
         print("a process ended that fitted baselines; going on with one at a time", file=sys.stderr, flush=True)
         for fold in folds[n_done:]:

@@ -28,6 +28,7 @@ from eav_ray.reporting.sections import ablation as sections_ablation
 from eav_ray.reporting.sections import cost
 from eav_ray.storage import Store, check_format, list_package_versions
 from eav_ray.training.checkpoint import find_finished_checkpoints
+from eav_ray.words import format_count
 
 PREDICTION_COLUMNS = (
     "subject",
@@ -167,14 +168,14 @@ def _read_results(results: Store, name: str) -> dict[str, Any]:
 def _format_summary(tree: dict[str, Any], left_out_notes: list[str], failed: list[str], path: str) -> str:
     hardware = tree["hardware"]
     head = (
-        f"{tree['protocol']}, {tree['folds']} folds; latency: one window, {hardware['threads']} thread(s) of "
-        f"{hardware['device']}"
+        f"{tree['protocol']}, {format_count(tree['folds'], 'fold')}; latency: one window, "
+        f"{format_count(hardware['threads'], 'thread')} of {hardware['device']}"
     )
     head += cost.format_load_warning(hardware)
     lines = [head, *left_out_notes, sections_ablation.format_ablation(tree), ""]
     if failed:
-        count = len(failed)
-        lines.append(f"{count} models are missing; the same command takes them up again; the first: {failed[0]}")
+        missing = f"{format_count(len(failed), 'model')} {'is' if len(failed) == 1 else 'are'} missing"
+        lines.append(f"{missing}; rerun the same command to train them; the first: {failed[0]}")
     else:
         lines.append(f"results: {path}")
     return "\n".join(lines)

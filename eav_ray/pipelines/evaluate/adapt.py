@@ -9,6 +9,7 @@ from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation.compatibility import check_windows, match_dataset_channels
+from eav_ray.pipelines.inference.checkpoint_names import record_latest
 from eav_ray.pipelines.inference.predict import print_note
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.storage import Store
@@ -70,4 +71,6 @@ def adapt_to_subject(experiment: Experiment, path: str, subject: str, recordings
     with connect_experiment(experiment) as experiment:
         announce_workload(experiment, [run], data)
         checkpoint_prefixes = train_all_runs(experiment, [run], data, title="adapt")
-    return f"{Store(experiment.store.results)}/{checkpoint_prefixes[run.key]}"
+    results = Store(experiment.store.results)
+    record_latest(results, "runs", run.key)
+    return results.format_path(checkpoint_prefixes[run.key])

@@ -47,6 +47,7 @@ from eav_ray.reporting.sections.baselines import BASELINE_COLUMNS, NUMBER_BASELI
 from eav_ray.reporting.tables import describe_test_side, format_table
 from eav_ray.storage import Store, check_format, encode_documents, list_package_versions
 from eav_ray.training.metrics import RECORDING_COLUMNS
+from eav_ray.words import format_count, format_recordings
 
 FORMAT_VERSION = 1  # raise when what baselines compute, or what is kept of them, changes
 FOLDER = "baselines"
@@ -212,9 +213,9 @@ def _format_report(
     if e.data.predicts_numbers:
         unit, columns = "CCC, Pearson and RMSE", NUMBER_BASELINE_COLUMNS
     head = (
-        f"{e.split.protocol}, {len(folds)} folds: baselines, {unit}, {len(recordings)} recordings of "
-        f"{recordings['subject'].nunique()} people {describe_test_side(folds[0].split)}; access to them "
-        f"{e.split.access}"
+        f"{e.split.protocol}, {format_count(len(folds), 'fold')}: baselines, {unit}, "
+        f"{format_recordings(len(recordings), recordings['subject'].nunique())} {describe_test_side(folds[0].split)}; "
+        f"access to them {e.split.access}"
     )
     lines = [head, format_table(build_table(rows, columns))]
     described = {s.rsplit(".", 1)[-1] for s in result.titles}

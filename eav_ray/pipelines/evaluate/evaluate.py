@@ -30,6 +30,7 @@ from eav_ray.reporting.tables import describe_test_side, format_collapse_warning
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 from eav_ray.tuning.search_space import apply_candidate
+from eav_ray.words import format_count, format_recordings
 
 NO_TEMPERATURE = "leave it out: numbers have no probabilities, and the page shows their slope and bias"
 
@@ -90,7 +91,7 @@ def _write_checkpoint_page(
     trained_experiment, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
     report = choose_report(data, {fold_index: checkpoint.split.train}, bayes)
     correct = report.list_recordings(predictions, modalities)
-    head = f"{report.heading}, {len(correct)} recordings of {correct['subject'].nunique()} people"
+    head = f"{report.heading}, {format_recordings(len(correct), correct['subject'].nunique())}"
     lines = [
         f"{head} {describe_test_side(checkpoint.split)}",
         *report.format_checkpoint(predictions, modalities),
@@ -197,9 +198,8 @@ def evaluate_cross_validation(
                 f"delete {results.format_path(name)} and run `eav protocol` again"
             )
     search_note = ", every fold searched on inner folds of its own training people" if searched else ""
-    description = (
-        f"{e.name}, {len(evaluated)} folds of {e.split.protocol}{search_note}, seed {e.seed}{_describe_labels(e)}"
-    )
+    n_folds = format_count(len(evaluated), "fold")
+    description = f"{e.name}, {n_folds} of {e.split.protocol}{search_note}, seed {e.seed}{_describe_labels(e)}"
     protocol = e.split.protocol + (", searched" if searched else "")
     page_info = PageInfo(f"{e.name}: {protocol}", description, describe_test_side(folds[0].split), protocol, e)
     # The temperature is that of models of the same shape: of what each fold's search chose.

@@ -23,6 +23,7 @@ from eav_ray.storage import sha256
 from eav_ray.training.access import describe_access
 from eav_ray.training.dataloader import subsample_evenly
 from eav_ray.training.metrics import RECORDING_COLUMNS
+from eav_ray.words import format_recordings
 
 MAX_BAND_WINDOWS = 4096  # that the band power of a page is taken of
 
@@ -96,11 +97,11 @@ def build_results(
         },
         "data": {
             "Trained on": (
-                f"{trained_experiment.data.dataset}, {earlier_training}{len(train_ids)} recordings of "
-                f"{len(train_subjects)} people"
+                f"{trained_experiment.data.dataset}, {earlier_training}"
+                f"{format_recordings(len(train_ids), len(train_subjects))}"
             ),
             "Tested on": (
-                f"{tested_experiment.data.dataset}, {len(tested)} recordings of {tested['subject'].nunique()} people"
+                f"{tested_experiment.data.dataset}, {format_recordings(len(tested), tested['subject'].nunique())}"
             ),
             "Labels": tested_experiment.data.labels,
             "Access to tested subjects": access,

@@ -35,6 +35,7 @@ from eav_ray.reporting.sections.robustness import format_robustness
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.tracking.progress import open_progress_bar
 from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
+from eav_ray.words import format_count, format_duration, format_recordings
 
 FORMAT = 2  # raise when corruptions or predictions come out differently
 
@@ -276,12 +277,11 @@ def _load_or_predict(
             cost = measure_cost(inputs, groups, checkpoint, runtime, subject_statistics)
             n_workers = cluster.count_fitting_workers(runtime)
             seconds = cost.estimate_seconds(groups, inputs, n_workers, max(1, n_workers // 2))
-            minutes = max(1, round(seconds / 60))
-            amount = f"{len(todo)} {'condition' if len(todo) == 1 else 'conditions'}"
+            amount = format_count(len(todo), "condition")
             amount += f" ({len(conditions) - len(todo)} others are there)" if len(todo) < len(conditions) else ""
             print(
-                f"robustness: {amount} x {count} recordings of {len(inputs.recordings_by_subject)} people; "
-                f"about {minutes} {'minute' if minutes == 1 else 'minutes'} on {n_workers} CPUs",
+                f"robustness: {amount} x {format_recordings(count, len(inputs.recordings_by_subject))}; about "
+                f"{format_duration(seconds)} on {format_count(n_workers, 'CPU')}",
                 flush=True,
             )
             with open_progress_bar("robustness", len(todo) * count, "recordings") as bar:

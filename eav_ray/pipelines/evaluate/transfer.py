@@ -21,6 +21,7 @@ from eav_ray.reporting import tables
 from eav_ray.reporting.tables import MAX_FOLD_LINES, format_accuracy_table
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, combine_by_rules
+from eav_ray.words import format_recordings
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _format_result(correct: pd.DataFrame, sources: list[str], shown: Sequence[st
     n_subjects = correct["subject"].nunique()
     shares = ", ".join(f"{s} {100 * compute_balanced_accuracy(correct, s):.2f}" for s in sources)
     return [
-        f"accuracy in percent, {len(correct)} recordings of {n_subjects} people of the other data set",
+        f"accuracy in percent, {format_recordings(len(correct), n_subjects)} of the other data set",
         format_accuracy_table(correct, sources, n_classes, {}, subject_columns=n_subjects <= MAX_FOLD_LINES),
         f"balanced accuracy of recordings: {shares}; chance {100 / n_classes:.2f}",
         tables.format_statistics(correct, shown, n_classes),

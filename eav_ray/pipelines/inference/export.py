@@ -18,6 +18,7 @@ from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilitie
 from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
 from eav_ray.storage import io_errors, replace_file
 from eav_ray.training.checkpoint import open_finished_checkpoint
+from eav_ray.words import format_count
 
 OUTPUT_SUFFIXES = (".parquet", ".csv")
 MAX_PRINTED_FAILURES = 20  # recordings that could not be used, of those that are printed
@@ -73,12 +74,11 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
         recording_table = name_outputs(recordings.compute_means())
         recording_writer.add(recording_table)
     n_windows = recordings.n_windows
-    lines = [f"{len(recording_table)} recordings ({n_windows} windows) predicted: {target}, {windows_path}"]
+    counts = f"{format_count(len(recording_table), 'recording')} ({format_count(n_windows, 'window')})"
+    lines = [f"{counts} predicted: {target}, {windows_path}"]
     if failed:
-        lines += [
-            f"{len(failed)} files or recordings could not be used:",
-            *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES]),
-        ]
+        what = "1 recording or file" if len(failed) == 1 else f"{len(failed)} recordings or files"
+        lines += [f"{what} could not be used:", *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES])]
         lines += [f"  and {len(failed) - MAX_PRINTED_FAILURES} more"] if len(failed) > MAX_PRINTED_FAILURES else []
     return ExportResult(recording_table, "\n".join(lines))
 

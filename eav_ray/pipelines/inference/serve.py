@@ -19,12 +19,12 @@ from eav_ray.config.paths import retarget_experiment
 from eav_ray.distributed import cluster
 from eav_ray.distributed.connection import connect_runtime
 from eav_ray.distributed.ray_workarounds import get_serve_address
-from eav_ray.distributed.watchers import on_signals
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.auth import hash_token, read_token, require_token
 from eav_ray.pipelines.inference.http_app import make_app
 from eav_ray.pipelines.inference.proxy import LimitedProtocol, list_proxy_variables
+from eav_ray.processes import on_signals
 from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 
 with warnings.catch_warnings():  # of Ray's own declarations, by pydantic

@@ -17,6 +17,7 @@ from eav_ray.pipelines.preprocess.near_duplicates import find_near_duplicates, f
 from eav_ray.reporting.html import Table
 from eav_ray.reporting.tables import format_table
 from eav_ray.reporting.target_tables import build_target_table
+from eav_ray.words import format_count
 
 SHALLOW = (
     "only decoding shows what is damaged, lost or silent (`eav preprocess`), and what is the same but encoded anew, "
@@ -92,7 +93,8 @@ def format_dataset_check(result: DatasetCheck) -> str:
     for recording in result.recordings:
         by_subject.setdefault(recording.subject, []).append(recording)
     lines = _format_numbers(result, by_subject) if result.targets else _format_classes(result, by_subject)
-    lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
+    totals = ((len(by_subject), "subject"), (len(result.recordings), "recording"), (len(result.problems), "problem"))
+    lines.append(", ".join(format_count(n, noun) for n, noun in totals))
     remarks = [f"  {remark}" for remark in result.remarks]
     return "\n".join([*lines, *format_problems(result.problems), *remarks, *result.notes])
 
@@ -111,17 +113,13 @@ def _format_numbers(result: DatasetCheck, by_subject: dict[str, list[Recording]]
 
 
 def _format_classes(result: DatasetCheck, by_subject: dict[str, list[Recording]]) -> list[str]:
-    header = f"{'subject':14}{'recordings':>11}" + "".join(f"{c[:10]:>11}" for c in result.classes)
-    lines = [header + "".join(f"{m[:12]:>{max(7, len(m[:12]) + 1)}}" for m in result.modalities)]
+    rows = []
     for subject, recordings in by_subject.items():
         classes = Counter(r.label for r in recordings)
-        counts = "".join(f"{classes[k]:>11}" for k in range(len(result.classes)))
-        present = "".join(
-            f"{sum(r.get_source(m) is not None for r in recordings):>{max(7, len(m[:12]) + 1)}}"
-            for m in result.modalities
-        )
-        lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
-    return lines
+        counts = [len(recordings), *(classes[k] for k in range(len(result.classes)))]
+        counts += [sum(r.get_source(m) is not None for r in recordings) for m in result.modalities]
+        rows.append([subject, *map(str, counts)])
+    return format_table(Table(["subject", "recordings", *result.classes, *result.modalities], rows)).splitlines()
 
 
 def format_problems(problems: tuple[Problem, ...]) -> list[str]:

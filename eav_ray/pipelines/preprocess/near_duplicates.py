@@ -3,11 +3,10 @@
 All are decoded, and compared by the fingerprints that the leak audit compares.
 """
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -29,6 +28,7 @@ from eav_ray.evaluation.leak_audit.near_duplicates import (
     find_alike_pairs_within,
 )
 from eav_ray.pipelines.preprocess.duplicates import Duplicate, describe_recording, describe_rows
+from eav_ray.processes import map_in_processes
 from eav_ray.tracking.progress import open_progress_bar
 
 RECORDINGS_PER_TASK = 25
@@ -139,12 +139,9 @@ def _decode_all(
         for task in tasks:
             yield task, decode_recordings(data, preprocessing, channels, task)
         return
-    spawn = multiprocessing.get_context("spawn")  # decoders have threads, which a fork does not copy
+    decode = partial(decode_recordings, data, preprocessing, channels)
     try:
-        with ProcessPoolExecutor(n_workers, spawn) as pool:
-            pending = [pool.submit(decode_recordings, data, preprocessing, channels, task) for task in tasks]
-            for task, one in zip(tasks, pending, strict=True):
-                yield task, one.result()
+        yield from zip(tasks, map_in_processes(decode, tasks, n_workers), strict=True)
     except BrokenProcessPool:
         raise DataError(
             "a file ends the process that decodes it, or it takes more memory than there is; `eav preprocess` finds "

@@ -12,6 +12,7 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.errors import DataError
+from eav_ray.pipelines.inference.checkpoint_names import record_latest
 from eav_ray.pipelines.search.candidate_runs import prune_candidate_runs
 from eav_ray.pipelines.search.search_plan import SearchPlan, plan_search
 from eav_ray.pipelines.search.search_store import RankedCandidate, SearchResult
@@ -40,6 +41,7 @@ def announce_search(experiment: Experiment, plans: list[SearchPlan], data: Datas
         data,
         candidate_runs=[run for one in plans for run in one.list_candidate_runs()],
         refit_runs=[run for one in plans for run in one.list_refit_runs()],
+        n_scored=sum(one.store.count_scored() for one in plans),
         max_concurrent_trials=count_concurrent_trials(experiment),
     )
 
@@ -55,7 +57,9 @@ def run_search(plan: SearchPlan, data: Dataset) -> SearchResult:
         ranked = rank_candidates(plan, data)
         title = "refit the best candidate" if len(ranked) == 1 else f"refit the best {len(ranked)} candidates"
         prefixes = train_all_runs(plan.experiment, [run for one in ranked for run in one.runs], data, title=title)
-        return plan.store.write_best(ranked, prefixes)
+        best = plan.store.write_best(ranked, prefixes)
+    record_latest(plan.store.results, "searches", plan.study_name)
+    return best
 
 
 def rank_candidates(plan: SearchPlan, data: Dataset) -> list[RankedCandidate]:

@@ -72,14 +72,16 @@ class SearchPlan:
         return self.inner_encoder_runs + self.outer_encoder_runs
 
     def list_candidate_runs(self) -> list[Run]:
-        """List what all candidates train on all inner folds, beside those encoders."""
+        """List what the candidates that are left train on all inner folds, beside those encoders."""
         shared, e = {run.key for run in self.inner_encoder_runs}, self.experiment
         each = [run for fold in plan_candidate_runs(e, self.inner_cv) for run in fold if run.key not in shared]
-        return each * count_candidates(e.search)
+        return each * max(0, count_candidates(e.search) - self.store.count_scored())
 
     def list_refit_runs(self) -> list[Run]:
-        """List what the refit of the best candidates trains, beside those encoders."""
+        """List what the refit of the best candidates trains, beside those encoders; nothing where it is done."""
         shared, e = {run.key for run in self.outer_encoder_runs}, self.experiment
+        if self.store.is_finished(e.search):
+            return []
         each = [run for run in self.inner_cv.plan_runs(e, self.outer_split) if run.key not in shared]
         return each * min(e.search.refit, count_candidates(e.search))
 

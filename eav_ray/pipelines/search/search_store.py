@@ -14,8 +14,8 @@ from eav_ray.data.io import parquet
 from eav_ray.storage import Store, list_package_versions
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import SELECTION_METRIC, Run
-from eav_ray.tuning.best import write_best_record
-from eav_ray.tuning.study import Candidate, StoreIdentity, StudyClient
+from eav_ray.tuning.best import read_best_record, write_best_record
+from eav_ray.tuning.study import Candidate, StoreIdentity, StudyClient, count_candidates
 
 VERSIONS_FORMAT = 1  # of `versions.json`
 OWNER_FORMAT = 1  # of `owner.json`, which tells this folder from that of any other results store
@@ -155,6 +155,18 @@ class SearchStore:
         if not tables:
             return pd.DataFrame()
         return pd.concat(tables).sort_values(["candidate", "fold"], ignore_index=True)
+
+    def count_scored(self) -> int:
+        """Count the candidates that have rows: they are not tried again."""
+        table = self.read_candidates()
+        return int(table["candidate"].nunique()) if len(table) else 0
+
+    def is_finished(self, search: SearchConfig) -> bool:
+        """Tell whether as many candidates as are wanted were scored, and as many of the best kept."""
+        best, table = read_best_record(self.results, self.study_name), self.read_candidates()
+        if best is None or not len(table) or table["candidate"].nunique() < count_candidates(search):
+            return False
+        return 1 + len(best.get("runners_up", [])) >= min(search.refit, table["changes"].nunique())  # equal ones: once
 
     def read_completed_rows(self, study: StudyClient) -> list[Row]:
         """Read the rows of the candidates that the study knows the score of."""

@@ -21,7 +21,8 @@ from eav_ray.distributed import cluster
 from eav_ray.distributed.capacity import count_concurrent_groups, count_concurrent_workers, read_cluster_capacity
 from eav_ray.distributed.ray_errors import explain_error
 from eav_ray.distributed.ray_workarounds import tune_settings
-from eav_ray.distributed.watchers import on_signals, poll_in_background
+from eav_ray.distributed.timings import make_search_key, read_timings, write_timings
+from eav_ray.distributed.watchers import poll_in_background
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.search.candidate_runs import CandidateRuns, prune_runs
@@ -30,10 +31,12 @@ from eav_ray.pipelines.search.end_to_end_trial import StopSignal, run_end_to_end
 from eav_ray.pipelines.search.fusion_trial import run_fusion_batch
 from eav_ray.pipelines.search.search_plan import SearchPlan
 from eav_ray.pipelines.search.search_store import Row
+from eav_ray.processes import TERMINAL_SIGNALS, on_signals
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.training.cost import compute_model_cost
 from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate, StudyClient, count_candidates
+from eav_ray.words import format_count
 
 
 def count_concurrent_trials(experiment: Experiment) -> int:
@@ -66,9 +69,21 @@ def run_candidates(plan: SearchPlan, data: Dataset, study: StudyClient) -> None:
         return
     tuner = CandidateTuner(cluster.find_scratch_folder(e.store), min(count_concurrent_trials(e), left), left)
     search = _search_fusions if e.search.mode == "fusion" else _search_trainings
-    with open_progress_bar("search", study.n_candidates, "candidates") as bar:
+    began = time.monotonic()
+    with open_progress_bar("search", study.n_candidates, "candidates", done=study.n_candidates - left) as bar:
         searcher, errors = search(plan, data, study, rows, tuner, bar)
+    if e.search.mode == "fusion" and len(study.completed()) == study.n_candidates:
+        _keep_search_time(plan, data, tuner.max_concurrent_trials * (time.monotonic() - began) / left)
     _report_outcome(study, searcher, errors)
+
+
+def _keep_search_time(plan: SearchPlan, data: Dataset, candidate_s: float) -> None:
+    """Keep how many worker-seconds a candidate took, for the next estimate."""
+    e, splits, results = plan.experiment, plan.inner_cv.splits, plan.store.results
+    timings = read_timings(results, e.runtime)
+    n_windows = sum(len(data.windows.find_rows(split.train)) for split in splits)
+    timings.candidate_fold_s[make_search_key(e, e.runtime, n_windows)] = candidate_s / len(splits)
+    write_timings(results, e.runtime, timings)
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,9 @@ class CandidateTuner:
             try:
                 result_grid = tuner.fit()
             except TuneError as error:  # of ours, in what Tune calls: a store that does not answer
-                raise DataError(f"the search ended: {explain_error(error)[0]}; the same command continues") from None
+                raise DataError(
+                    f"the search ended: {explain_error(error)[0]}; rerun the same command to continue"
+                ) from None
             return [str(error).strip().splitlines()[-1] for error in result_grid.errors]
 
 
@@ -198,27 +215,28 @@ def _search_trainings(
 
 def _report_outcome(study: StudyClient, searcher: CandidateSearcher, errors: list[str]) -> None:
     for reason, numbers in searcher.unbatchable.items():
-        print(f"not batched: {len(numbers)} candidates, because {reason}", flush=True)
+        print(f"not batched: {format_count(len(numbers), 'candidate')}, because {reason}", flush=True)
     if searcher.failed:
         number, reason = next(iter(searcher.failed.items()))
-        print(f"no score: {len(searcher.failed)} candidates; the first, {number}: {reason}", flush=True)
-    progress = f"{len(study.completed())} of {study.n_candidates} candidates"
+        print(f"no score: {format_count(len(searcher.failed), 'candidate')}; the first, {number}: {reason}", flush=True)
+    progress = f"{len(study.completed())} of {format_count(study.n_candidates, 'candidate')}"
     if searcher.stopped:
-        raise TrainingInterrupted(f"{progress} are finished")
+        raise TrainingInterrupted(f"{progress} finished")
     if searcher.crashed_candidate is not None:
         reason = errors[0] if errors else "it ended without an error message"
         raise DataError(
-            f"candidate {searcher.crashed_candidate} could not be tried: {reason}; the same command tries it again"
+            f"candidate {searcher.crashed_candidate} could not be tried: {reason}; rerun the same command to try it "
+            "again"
         )
     if len(study.completed()) < study.n_candidates:
-        raise DataError(f"the search ended at {progress}; the same command continues")
+        raise DataError(f"the search ended at {progress}; rerun the same command to continue")
 
 
 @contextmanager
 def _open_stop_signal(searcher: CandidateSearcher, study: StudyClient, bar: ProgressBar) -> Iterator[Any]:
     """Start an actor that speaks with the drivers of candidates; while it lives, the bar shows how far they are.
 
-    SIGTERM makes them save and leave.
+    SIGTERM, SIGHUP and Ctrl-C make them save and leave.
     """
     stop_signal: Any = cluster.start_actor_here(StopSignal)
 
@@ -237,7 +255,7 @@ def _open_stop_signal(searcher: CandidateSearcher, study: StudyClient, bar: Prog
             note=(f" best {best[1]:.3f}" if best else "") + (notes[-1] if notes else " "),
         )
 
-    with on_signals(stop, signal.SIGTERM, signal.SIGHUP), poll_in_background(show_progress):
+    with on_signals(stop, signal.SIGTERM, *TERMINAL_SIGNALS), poll_in_background(show_progress):
         try:
             yield stop_signal
         finally:

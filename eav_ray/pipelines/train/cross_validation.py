@@ -3,7 +3,6 @@
 A fold that fails is named at the end; the others are trained, scored and shown all the same.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,16 +17,19 @@ from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.distributed.worker_groups import train_runs
 from eav_ray.errors import ConfigError, DataError, UnrecoverableError
+from eav_ray.pipelines.inference.checkpoint_names import record_latest
+from eav_ray.pipelines.train.fold_records import FOLDS_FORMAT, parse_fold_records
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.score_reports import ScoreReport, choose_report
 from eav_ray.reporting.tables import describe_test_side
-from eav_ray.storage import Store, check_format, encode_documents, list_package_versions
+from eav_ray.storage import Store, encode_documents, list_package_versions
 from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoints
 from eav_ray.training.metrics import RECORDING_COLUMNS
 from eav_ray.training.run_spec import Run, plan_runs
 from eav_ray.training.runner import find_finished_runs
+from eav_ray.words import format_count, format_recordings
 
-FORMAT_VERSION = 2  # raise when what is kept of a protocol changes
+PREDICTIONS_FILE = "predictions.parquet"
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def load_or_run(
                 raise DataError(describe_missing_folds(failed, folds))
             if not failed:
                 results.commit(name, _encode_result(e, result))
+    if not failed:
+        record_latest(Store(e.store.results), "protocols", key)
     report = choose_report(data, {f.number: f.split.train for f in folds})
     text = format_cv_report(e, folds, report, result, failed, results.format_path(name))
     return CVReport(result, failed, text)
@@ -130,7 +134,7 @@ def plan_cv_folds(experiment: Experiment, data: Dataset) -> list[PlannedFold]:
 
 def make_protocol_key(experiment: Experiment, folds: list[PlannedFold]) -> str:
     """Equal only for equal models tested on equal recordings."""
-    return f"{experiment.name}-{digest(FORMAT_VERSION, [[f.runs[-1].key, sorted(f.split.test)] for f in folds])}"
+    return f"{experiment.name}-{digest(FOLDS_FORMAT, [[f.runs[-1].key, sorted(f.split.test)] for f in folds])}"
 
 
 def train_folds(e: Experiment, folds: list[PlannedFold], data: Dataset, results: Store) -> dict[str, str]:
@@ -187,21 +191,18 @@ def evaluate_folds(
 
 
 def _encode_result(e: Experiment, result: CVResult) -> dict[str, bytes]:
-    folds = {"format": FORMAT_VERSION, "folds": result.fold_records}
+    folds = {"format": FOLDS_FORMAT, "folds": result.fold_records}
     documents = {"experiment": to_dict(e), "folds": folds, "versions": list_package_versions()}
-    return encode_documents(documents) | {"predictions.parquet": parquet.encode_dataframe(result.predictions)}
+    return encode_documents(documents) | {PREDICTIONS_FILE: parquet.encode_dataframe(result.predictions)}
 
 
 def read_cv_result(results: Store, name: str) -> CVResult:
     """Raises DataError where it was damaged."""
-    files = results.read_committed(name)
-    try:
-        table, tree = files["predictions.parquet"], json.loads(files["folds.json"])
-        number, folds = tree.get("format"), tree["folds"]
-    except (KeyError, ValueError, TypeError, AttributeError):
-        raise DataError(f"{results.format_path(name)} was damaged; delete it and give the command again") from None
-    check_format(number, FORMAT_VERSION, results.format_path(name), "delete it and give the command again")
-    return CVResult(parquet.decode_dataframe(table, results.format_path(name)), folds)
+    files, path = results.read_committed(name), results.format_path(name)
+    records = parse_fold_records(files, path)
+    if PREDICTIONS_FILE not in files:
+        raise DataError(f"{path} was damaged; delete it and give the command again")
+    return CVResult(parquet.decode_dataframe(files[PREDICTIONS_FILE], path), records)
 
 
 def format_cv_report(
@@ -215,9 +216,9 @@ def format_cv_report(
     """The table of all folds that were scored, and a line for those that were not."""
     scored = result.predictions[RECORDING_COLUMNS].drop_duplicates()
     head = (
-        f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: {report.heading}, {len(scored)} "
-        f"recordings of {scored['subject'].nunique()} people {describe_test_side(folds[0].split)}; access to them "
-        f"{e.split.access}"
+        f"{e.split.protocol}, {len(result.fold_records)} of {format_count(len(folds), 'fold')}: {report.heading}, "
+        f"{format_recordings(len(scored), scored['subject'].nunique())} {describe_test_side(folds[0].split)}; access "
+        f"to them {e.split.access}"
     )
     findings = {record["fold"]: record["modality_collapse"] for record in result.fold_records}
     modalities = sorted(e.data.modalities)
@@ -234,8 +235,8 @@ def describe_missing_folds(failed: dict[int, str], folds: list[PlannedFold]) -> 
     names = [_describe_fold(folds[number]) for number in sorted(failed)]
     reason = failed[min(failed)]
     return (
-        f"{len(failed)} of {len(folds)} folds could not be trained or scored: {', '.join(names)}; the same command "
-        f"takes them up again; the first: {reason}"
+        f"{len(failed)} of {format_count(len(folds), 'fold')} could not be trained or scored: {', '.join(names)}; "
+        f"rerun the same command to take them up again; the first: {reason}"
     )
 
 

@@ -6,12 +6,17 @@ from dataclasses import replace
 
 from eav_ray.config import Experiment, RuntimeConfig, digest, to_dict
 from eav_ray.data.shards.dataset import Dataset
+from eav_ray.distributed.timings import Timings, make_model_key, make_search_key, read_timings
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.training.cost import WORKER_GROUP_START_S, estimate_seconds_per_fused_window, estimate_seconds_per_window
 from eav_ray.training.embeddings import has_embeddings
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import find_finished_runs
+from eav_ray.words import format_count, format_duration
+
+RUN_OVERHEAD_S = 3.0  # of a training beside its epochs, where none was measured here
+SEARCH_START_S = 15.0  # of Ray Tune, to its first candidate, where no search was measured here
 
 
 def announce_workload(
@@ -21,61 +26,100 @@ def announce_workload(
     *,
     candidate_runs: Sequence[Run] = (),
     refit_runs: Sequence[Run] = (),
+    n_scored: int = 0,
     max_concurrent_trials: int = 1,
 ) -> float:
     """Say how many trainings are left and about how long they will take, before they start; returns seconds.
 
     Args:
-        candidate_runs: The trainings of a search, of all candidates and folds.
+        candidate_runs: The trainings of a search, of all candidates and folds that are left.
         refit_runs: Those of its best candidates.
+        n_scored: How many candidates of a search were scored earlier.
         max_concurrent_trials: How many of a search go on side by side: fusions on a worker each, other trainings each
             on a group.
     """
-    e = experiment
-    results = Store(e.store.results)
+    results = Store(experiment.store.results)
     unique = {run.key: run for run in runs}
     finished = find_finished_runs(list(unique.values()), results)
     todo = [run for key, run in unique.items() if key not in finished]
-    models = {r.key: r.experiment for r in todo}  # candidates of a search are taken to be as large as the experiment
-    speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, data.index.n_outputs), e.runtime)
-
-    def estimate_seconds(run: Run) -> float:
-        """Seconds of one worker; a joint step costs what its encoders cost, the head of a frozen encoder nothing."""
-        windows = len(data.windows.find_rows(run.split.train)) * run.epochs
-        model = models.get(run.key, e)
-        if run.kind == "fusion":
-            return windows * speed.estimate_fusion(model)
-        return (
-            0.0
-            if run.features_prefix
-            else windows * sum(speed.estimate_encoder(model, m) for m in run.experiment.data.modalities)
-        )
-
     frozen = {run.features_prefix: run for run in (*todo, *candidate_runs, *refit_runs) if run.features_prefix}
     frozen = {key: run for key, run in frozen.items() if not has_embeddings(results, key)}
-    # Backward, which they do without, is twice forward.
-    frozen_seconds = sum(
-        len(data.windows) * speed.estimate_encoder(e, run.experiment.data.modalities[0]) / 3 for run in frozen.values()
-    )
-    seconds = WORKER_GROUP_START_S + (frozen_seconds + sum(map(estimate_seconds, (*todo, *refit_runs)))) / (
-        e.runtime.workers * e.runtime.groups
-    )
-    encoders = sum(r.kind == "encoder" for r in todo)
-    parts = [f"{len(frozen)} frozen encoders once over {len(data.windows)} windows"] if frozen else []
-    parts += [f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"]
-    if candidate_runs:
-        is_fusion_search = e.search.mode == "fusion"
-        seconds += sum(map(estimate_seconds, candidate_runs)) / (
-            max_concurrent_trials * (1 if is_fusion_search else e.runtime.workers)
-        )
-        seconds += (
-            0 if is_fusion_search else WORKER_GROUP_START_S * e.search.candidates / max_concurrent_trials
-        )  # each starts a group
-        parts += [f"{format_run_counts(candidate_runs)} of the search", f"{format_run_counts(refit_runs)} of the refit"]
-    skipped = len(unique) - len(todo)
-    already = f" ({skipped} finished earlier)" if skipped else ""
+    earlier = [f"{format_count(len(unique) - len(todo), 'training')} finished"] if len(todo) < len(unique) else []
+    earlier += [f"{format_count(n_scored, 'candidate')} scored"] if n_scored else []
+    if not (todo or candidate_runs or refit_runs):
+        print(f"nothing to do: {' and '.join(earlier)} earlier", flush=True)
+        return 0.0
+    estimator = WorkloadEstimator(experiment, data, read_timings(results, experiment.runtime))
+    seconds = estimator.estimate_queue(todo, list(frozen.values()))
+    seconds += estimator.estimate_search(candidate_runs, max_concurrent_trials)
+    seconds += estimator.estimate_queue(refit_runs) if refit_runs else 0.0
+    parts = []
+    if frozen:
+        encoders = format_count(len(frozen), "frozen encoder")
+        parts.append(f"{encoders} once over {format_count(len(data.windows), 'window')}")
+    parts += [format_run_counts(todo)] if todo else []
+    parts += [f"{format_run_counts(candidate_runs)} of the search"] if candidate_runs else []
+    parts += [f"{format_run_counts(refit_runs)} of the refit"] if refit_runs else []
+    already = f" ({' and '.join(earlier)} earlier)" if earlier else ""
     print(f"to do: {'; '.join(parts)}{already}; about {format_duration(seconds)}", flush=True)
     return seconds
+
+
+class WorkloadEstimator:
+    """Estimates how long trainings take: by what was measured of such trainings here, or by a model of each once."""
+
+    def __init__(self, experiment: Experiment, data: Dataset, timings: Timings) -> None:
+        self._experiment, self._runtime, self._data, self._timings = experiment, experiment.runtime, data, timings
+        self._speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, data.index.n_outputs), self._runtime)
+        start, overhead = timings.group_start_s, timings.run_overhead_s
+        self._group_start_s = WORKER_GROUP_START_S if start is None else start
+        self._run_overhead_s = RUN_OVERHEAD_S if overhead is None else overhead
+
+    def estimate_queue(self, runs: Sequence[Run], frozen: Sequence[Run] = ()) -> float:
+        """Estimate the seconds of a queue of trainings, with the start of its groups.
+
+        Args:
+            frozen: Encoders that keep their weights and run once over all windows; backward, which they do without, is
+                twice forward.
+        """
+        if not runs and not frozen:
+            return 0.0
+        r, e = self._runtime, self._experiment
+        frozen_s = sum(
+            len(self._data.windows) * self._speed.estimate_encoder(e, run.experiment.data.modalities[0]) / 3
+            for run in frozen
+        )
+        worker_s = frozen_s + sum(map(self._estimate_run, runs))
+        return self._group_start_s + (worker_s / r.workers + self._run_overhead_s * len(runs)) / r.groups
+
+    def estimate_search(self, runs: Sequence[Run], max_concurrent_trials: int) -> float:
+        """Estimate the seconds of all candidates of a search."""
+        if not runs:
+            return 0.0
+        e, r = self._experiment, self._runtime
+        if e.search.mode == "full":  # each candidate starts a group
+            starts = self._group_start_s * e.search.candidates
+            worker_s = sum(map(self._estimate_run, runs)) / r.workers + self._run_overhead_s * len(runs)
+            return (starts + worker_s) / max_concurrent_trials
+        folds = {run.split.train: len(self._data.windows.find_rows(run.split.train)) for run in runs}
+        key = make_search_key(e, r, sum(folds.values()))
+        if (measured := self._timings.candidate_fold_s.get(key)) is not None:
+            return len(runs) * measured / max_concurrent_trials
+        return SEARCH_START_S + sum(map(self._estimate_run, runs)) / max_concurrent_trials
+
+    def _estimate_run(self, run: Run) -> float:
+        """Seconds of one worker; a joint step costs what its encoders cost, the head of a frozen encoder nothing.
+
+        Candidates of a search are taken to be as large as the experiment.
+        """
+        windows = len(self._data.windows.find_rows(run.split.train)) * run.epochs
+        if (measured := self._timings.window_s.get(make_model_key(run, self._runtime))) is not None:
+            return windows * measured
+        if run.kind == "fusion":
+            return windows * self._speed.estimate_fusion(run.experiment)
+        if run.features_prefix:
+            return 0.0
+        return windows * sum(self._speed.estimate_encoder(run.experiment, m) for m in run.experiment.data.modalities)
 
 
 class _SpeedEstimator:
@@ -103,12 +147,6 @@ class _SpeedEstimator:
 
 
 def format_run_counts(runs: Sequence[Run]) -> str:
-    """`24 encoder trainings, 8 fusion trainings`."""
+    """`24 encoder trainings, 1 fusion training`."""
     kinds = Counter(run.kind for run in runs)
-    return ", ".join(f"{kinds[kind]} {kind} trainings" for kind in ("encoder", "fusion", "joint") if kinds[kind])
-
-
-def format_duration(seconds: float) -> str:
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} minutes"
-    return f"{seconds / 3600:.1f} hours"
+    return ", ".join(format_count(kinds[k], f"{k} training") for k in ("encoder", "fusion", "joint") if kinds[k])

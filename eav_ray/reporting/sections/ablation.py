@@ -19,6 +19,7 @@ from eav_ray.reporting.formatting import (
 )
 from eav_ray.reporting.html import Column, Drawing, Section, build_table
 from eav_ray.reporting.tables import format_table
+from eav_ray.words import format_recordings
 
 GROUP_TITLES = {
     "subsets": "Modality subsets",
@@ -76,7 +77,7 @@ def format_ablation(results: dict[str, Any]) -> str:
     for group in [g for g in ABLATION_PARTS if g in results["groups"]]:
         size, variants = results["groups"][group], _select_group(results, group)
         rows = [v | (v["comparison"] or {}) | v["cost"] for v in variants]
-        tested = f"{size['recordings']} recordings of {size['n_subjects']} people that all could score"
+        tested = f"{format_recordings(size['recordings'], size['n_subjects'])} that all could score"
         table = format_table(build_table(rows, TERMINAL_COLUMNS, missing=""), ends_with_prose=True)
         lines += ["", f"{GROUP_TITLES[group]}: {tested}", table]
     lines += [""] if results["worn"] else []
@@ -108,7 +109,7 @@ def build_ablation_sections(results: dict[str, Any]) -> list[Section]:
     sections = []
     for group in [g for g in GROUP_TITLES if g in results["groups"]]:
         size, variants = results["groups"][group], _select_group(results, group)
-        tested = f"{size['recordings']} test recordings of {size['n_subjects']} people"
+        tested = format_recordings(size["recordings"], size["n_subjects"], "test recording")
         explanation = f"{GROUP_NOTES[group]} {tested}, which all of these could score."
         if group == "subsets":
             drawing = Drawing(_plot_subsets(variants), _describe_subsets(variants))

@@ -15,6 +15,7 @@ from eav_ray.evaluation.robustness import MIN_USABLE_SHARE, NOT_TESTABLE
 from eav_ray.reporting.figures import choose_color, make_panels
 from eav_ray.reporting.formatting import apply_format, format_bounds, format_interval, format_short_percent
 from eav_ray.reporting.html import Drawing, Section, Table, build_table
+from eav_ray.words import format_recordings
 
 # Of what combines modalities.
 LINE_STYLES: dict[str, Any] = {"fusion": "-", "mean_probability": (0, (1, 1)), "product": "--"}
@@ -30,7 +31,7 @@ def format_robustness(results: ResultsTree) -> str:
     clean, sources = results["conditions"][0], results["sources"]
     main_source = "fusion" if "fusion" in sources else sources[0]
     lines = [
-        f"robustness: {results['recordings']} recordings of {results['n_subjects']} people, "
+        f"robustness: {format_recordings(results['recordings'], results['n_subjects'])}, "
         f"{results['recordings_description']}; accuracy in percent, mean over people; clean: "
         f"{_list_accuracies(clean, sources)}",
         f"{'strongest step':44}{main_source:>8}{'itself':>8}{'area':>7}  "
@@ -57,7 +58,7 @@ def format_robustness(results: ResultsTree) -> str:
 def build_robustness_sections(results: ResultsTree) -> list[Section]:
     """Build curves for each modality and for all at once, areas, and the weights with their test."""
     introduction = (
-        f"{results['recordings']} recordings of {results['n_subjects']} people ({results['recordings_description']}), "
+        f"{format_recordings(results['recordings'], results['n_subjects'])} ({results['recordings_description']}), "
         "corrupted as recorded, before any preprocessing, and predicted again. A recording, or a modality of it, that "
         "preprocessing refuses counts as wrong for that modality, and is masked in the fusion."
     )

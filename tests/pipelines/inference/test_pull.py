@@ -10,7 +10,9 @@ import pytest
 from eav_ray.data.io import parquet
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.pipelines.demo import pull_if_missing
-from eav_ray.pipelines.inference.pull import format_candidates, format_studies, pull
+from eav_ray.pipelines.inference.checkpoint_names import record_latest
+from eav_ray.pipelines.inference.pull import format_candidates, pull
+from eav_ray.pipelines.inference.store_listing import format_models
 from eav_ray.pipelines.search.search_store import build_candidates_table
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training.checkpoint import OpenedCheckpoint, make_checkpoint_prefix
@@ -33,20 +35,13 @@ def test_the_best_checkpoint_is_copied_whole(store: Store, tmp_path: Path) -> No
     assert OpenedCheckpoint(Store(tmp_path), "mine").state.classes == ("calm", "sad")
 
 
-def test_studies_are_listed_and_what_is_not_finished_says_so(store: Store) -> None:
-    write_best(store, "one")
-    write_best(store, "other", value=0.5)
-    store.write("searches/unfinished/journal", b"")
-    lines = format_studies(str(store)).splitlines()
-    shown = [line.split()[:3] for line in lines[1:]]
-    assert shown == [["one", "0.7500", "3"], ["other", "0.5000", "3"], ["unfinished", "not", "finished;"]]
-
-
 def test_a_search_that_is_not_finished_is_not_pulled(store: Store, tmp_path: Path) -> None:
     write_best(store, "one")
     store.write("searches/unfinished/journal", b"")
-    with pytest.raises(DataError, match="the search unfinished is not finished; give its command again, or see its"):
-        pull(str(store), str(tmp_path / "mine"), study="unfinished")
+    with pytest.raises(
+        DataError, match="the search unfinished is not finished; rerun its command to continue, or see its"
+    ):
+        pull(str(store), str(tmp_path / "mine"), name="unfinished")
 
 
 def ranked(store: Store, count: int) -> list[str]:
@@ -63,7 +58,7 @@ def test_the_best_few_are_copied_into_folders_of_their_own(store: Store, tmp_pat
     assert pulled.paths == [str(tmp_path / "mine"), str(tmp_path / "mine-2")]
     for path, prefix in zip(pulled.paths, prefixes, strict=False):
         assert Store(tmp_path).read_committed(Path(path).name) == store.read_committed(prefix)
-    with pytest.raises(DataError, match="keeps 3 whole checkpoints of this study, not 4; search again with a larger"):
+    with pytest.raises(DataError, match="keeps 3 whole checkpoints of this search, not 4; search again with a larger"):
         pull(str(store), str(tmp_path / "other"), top=4)
     assert not (tmp_path / "other").exists()
 
@@ -107,8 +102,12 @@ def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: 
     assert lines[2].split()[0] == "0" and len(lines) == 3
     with pytest.raises(ConfigError, match="--metric=accuracy is not in searches/one/candidates.parquet; it has valid"):
         format_candidates(str(store), "one", metric="accuracy")
-    with pytest.raises(ConfigError, match='no such study on; it has one; did you mean "one"'):
-        format_candidates(str(store), "on")
+    assert "\n".join(lines) == format_candidates(str(store), "on", metric="validation_window_accuracy", top=1)
+    with pytest.raises(DataError, match='no checkpoint ona: .*did you mean "one"'):
+        format_candidates(str(store), "ona")
+    write_finished(store, "fusion-1")
+    with pytest.raises(ConfigError, match=r"fusion-1 \(training\) is no search, so it has no candidates"):
+        format_candidates(str(store), "fusion")
     store.write("searches/one/candidates.parquet", parquet.encode_dataframe(pd.DataFrame({"fold": [1]})))
     with pytest.raises(DataError, match="is damaged: it has no column candidate"):
         format_candidates(str(store), "one")
@@ -117,20 +116,34 @@ def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: 
 def test_several_studies_need_a_name(store: Store, tmp_path: Path) -> None:
     write_best(store, "one")
     write_best(store, "other")
-    with pytest.raises(ConfigError, match="has 2 studies; name one with --study: one, other"):
+    with pytest.raises(ConfigError, match="has 2 searches; name one, for example `eav pull .* one`: one, other"):
         pull(str(store), str(tmp_path / "mine"))
-    with pytest.raises(ConfigError, match='did you mean "other"'):
-        pull(str(store), str(tmp_path / "mine"), study="othr")
-    pull(str(store), str(tmp_path / "mine"), study="other")
+    with pytest.raises(DataError, match='did you mean "other"'):
+        pull(str(store), str(tmp_path / "mine"), name="othr")
+    pull(str(store), str(tmp_path / "mine"), name="other")
     assert (tmp_path / "mine" / COMMIT).exists()
 
 
-def test_without_a_finished_search_there_is_nothing_to_pull(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a results store with searches"):
+def test_without_a_finished_search_what_was_trained_last_is_pulled(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="/results does not exist; a results store is what store.results names"):
         pull(str(store), str(tmp_path / "mine"))
+    store.write("evaluations/x", b"")
+    with pytest.raises(DataError, match="holds no training, search or protocol"):
+        pull(str(store), str(tmp_path / "mine"))
+    one, other = (write_finished(store, f"fusion-{n}") for n in range(2))
+    with pytest.raises(DataError, match="no latest training"):
+        pull(str(store), str(tmp_path / "mine"))
+    record_latest(store, "runs", "fusion-1")
+    pulled = pull(str(store), str(tmp_path / "mine"))
+    assert pulled.source == "fusion-1 (training)"
+    assert Store(tmp_path).read_committed("mine") == store.read_committed(other.prefix)
+    pull(str(store), str(tmp_path / "first"), name="fusion-0")
+    assert Store(tmp_path).read_committed("first") == store.read_committed(one.prefix)
+    with pytest.raises(ConfigError, match="has one checkpoint; --top and --next-best are of searches"):
+        pull(str(store), str(tmp_path / "two"), name="fusion-0", top=2)
     store.write("searches/unfinished/journal", b"")
-    with pytest.raises(DataError, match="no finished search"):
-        pull(str(store), str(tmp_path / "mine"))
+    with pytest.raises(DataError, match="has no finished search: unfinished; rerun its command to continue"):
+        pull(str(store), str(tmp_path / "three"))
 
 
 @pytest.mark.parametrize("name", ["../other/run", "/etc", "runs/../../other/run", ""])
@@ -158,7 +171,7 @@ def test_a_damaged_record_is_a_data_error(store: Store, record: Any, tmp_path: P
         pull(str(store), str(tmp_path / "mine"))
     if not isinstance(record, dict):
         with pytest.raises(DataError, match="damaged"):
-            format_studies(str(store))
+            format_models(str(store))
 
 
 def test_a_record_of_another_format_is_one_line(store: Store, tmp_path: Path) -> None:
@@ -172,7 +185,7 @@ def test_a_record_of_another_format_is_one_line(store: Store, tmp_path: Path) ->
 def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path: Path) -> None:
     write_best(store, "one")
     write_finished(store, "run-one")  # whole, but another one
-    with pytest.raises(DataError, match="not the checkpoint that best.json names"):
+    with pytest.raises(DataError, match="is not the checkpoint that .*searches/one names; rerun"):
         pull(str(store), str(tmp_path / "mine"))
     assert not (tmp_path / "mine").exists()
 
