@@ -19,6 +19,7 @@ from eav_ray.data.streaming.local_recording import EEGSource, FeatureSource, Med
 from eav_ray.data.streaming.upload import Upload, UploadLimits
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import predictor
+from eav_ray.evaluation.expected_result import get_expected_result
 from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
 from eav_ray.training.checkpoint import open_finished_checkpoint
 
@@ -69,18 +70,22 @@ def preprocess(experiment: Experiment) -> "PreprocessingResult":
         return preprocess_dataset(prepare_experiment(experiment, ("shards",)))
 
 
-def train(experiment: Experiment) -> str:
-    """Train one fold of the experiment's protocol, or continue it.
+def train(experiment: Experiment, *, all_subjects: bool = False, searched: bool = False) -> str:
+    """Train one fold of the experiment's protocol, or a final model on all subjects; or continue it.
 
     Args:
         experiment: Its `split.index` is the fold; its shards must be there.
+        all_subjects: Train a final model. No recording is left that could test it: it carries the result of the
+            experiment's protocol, which `cross_validate` has to have found (`Predictor.expected_result`).
+        searched: Of a final model: take the settings that `cross_validate(..., search_folds=True)` found, or where that
+            has not been run, `search`.
 
     Returns:
         The path of the finished checkpoint, which `Predictor` and `evaluate` take.
 
     Raises:
         ConfigError: The experiment does not fit its data or this machine.
-        DataError: The shards are missing or damaged.
+        DataError: The shards are missing or damaged, or no protocol has found what a final model is worth.
 
     Example:
         >>> import eav_ray
@@ -88,8 +93,18 @@ def train(experiment: Experiment) -> str:
         >>> path = eav_ray.train(experiment)
         >>> eav_ray.Predictor(path).modalities
         ('eeg',)
+        >>> report = eav_ray.cross_validate(experiment)
+        >>> final = eav_ray.Predictor(eav_ray.train(experiment, all_subjects=True))
+        >>> final.expected_result["subjects"]
+        3
     """
     from eav_ray.pipelines.preparation import prepare_experiment
+
+    if all_subjects:
+        from eav_ray.pipelines.evaluate.final_model import train_final_model
+
+        with contextlib.redirect_stdout(sys.stderr):
+            return train_final_model(prepare_experiment(experiment), searched=searched).path
     from eav_ray.pipelines.train.train import train as train_fold
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -225,6 +240,8 @@ class Predictor:
         eeg_channels: The names of its EEG channels, in order; empty where they are not known.
         access: What it may know of a person whom it predicts (`split.access`).
         normalised: The modalities that it normalises within people: `measure_subject` comes before `predict`.
+        expected_result: Of a final model, which all subjects trained: what the protocol of its settings found on
+            subjects whom its models never saw (`scores` by source, `recordings`, `subjects`). None of any other.
 
     Raises:
         DataError: There is no such checkpoint, or it is damaged or not finished.
@@ -253,6 +270,7 @@ class Predictor:
         self.eeg_channels: tuple[str, ...] = self._predictor.inputs.eeg_channel_names
         self.access: str = self._split.access
         self.normalised: tuple[str, ...] = self._predictor.subject_normalised
+        self.expected_result: dict[str, Any] | None = get_expected_result(opened)
         self._measurement: SubjectMeasurement | None = None
 
     def measure_subject(self, recordings: Sequence[Mapping[str, Any]]) -> int:

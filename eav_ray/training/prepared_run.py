@@ -127,9 +127,9 @@ def build_batch_loader(prepared: PreparedRun) -> BatchLoader:
             f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"
         )
     dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
-    weight = (
-        compute_class_weights(prepared.labels.label[rows], prepared.shapes.n_outputs) if optim.class_weights else None
-    )
+    weight = None
+    if prepared.run.weighs_classes:
+        weight = compute_class_weights(prepared.labels.label[rows], prepared.shapes.n_outputs)
     return BatchLoader(
         prepared.source, prepared.labels, rows, e.seed, optim.batch, dropout, *rank_and_world_size(), weight
     )

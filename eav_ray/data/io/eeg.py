@@ -57,11 +57,13 @@ class EEGFile:
         source: What it is called in errors.
         names: Of all its channels, as they are written.
         types: Of each, in MNE's words ("eeg", "eog", "stim", "misc", ...), as the file states or MNE takes them.
+        duration_s: By its header; 0 where there are pauses, which only reading shows.
     """
 
     source: str
     names: tuple[str, ...]
     types: tuple[str, ...]
+    duration_s: float
 
     def require_channels(self, channels: Sequence[str]) -> None:
         """Raise DataError where a named channel is missing, or there twice."""
@@ -123,6 +125,7 @@ class MNEFile(EEGFile):
         self.raw, self.source, self.path = raw, source, path
         self.names = tuple(raw.ch_names)
         self.types = tuple(raw.get_channel_types())
+        self.duration_s = raw.n_times / float(raw.info["sfreq"])
         self.units: dict[str, str] = {}  # as they are written, by channel
         if path is not None and path.suffix.lower() in (".vhdr", ".ahdr"):
             self.units = dict(brainvision.read_header_units(path))
@@ -215,6 +218,7 @@ class EDFFile(EEGFile):
         kept = [i for i, is_list in enumerate(self.header.is_annotation) if not is_list]
         self.names = tuple(self.header.labels[i] for i in kept)
         self.types = tuple("misc" if is_no_voltage(self.header.units[i]) else "eeg" for i in kept)
+        self.duration_s = 0.0 if self.header.is_discontinuous else self.header.n_records * self.header.record_s
 
     def _read(self, channels: Sequence[str]) -> RawEEG:
         header = self.header

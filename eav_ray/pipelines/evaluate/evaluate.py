@@ -11,6 +11,7 @@ from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, is_stored
 from eav_ray.errors import DataError
 from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
+from eav_ray.evaluation.expected_result import refuse_final
 from eav_ray.pipelines.evaluate.audited_checkpoint import EvaluatedCheckpoint
 from eav_ray.pipelines.evaluate.page_results import PageInfo
 from eav_ray.pipelines.evaluate.results_page import write_results_page, write_transfer_page
@@ -30,6 +31,7 @@ from eav_ray.reporting.tables import (
     format_accuracy_table,
     format_collapse_warnings,
     format_fusion_comparison,
+    format_single_class_warnings,
 )
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
@@ -62,6 +64,7 @@ def evaluate_checkpoint(
     data, checkpoint = open_dataset(experiment), open_finished_checkpoint(path)
     if not is_training_dataset(experiment, checkpoint, data.index):
         return _write_transfer_page(experiment, data, checkpoint, out)
+    refuse_final(checkpoint, "tested")
     with contextlib.ExitStack() as stack:
         task = ScoringTask(checkpoint, checkpoint.split.test)
         if not is_stored(Store(experiment.store.results), task, data.index):
@@ -92,6 +95,7 @@ def _write_checkpoint_page(
         lines.append(format_fusion_comparison(correct, modalities))
         lines += format_collapse_warnings(checkpoint.metrics)
     trained_experiment, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
+    lines += format_single_class_warnings(predictions, modalities, data.index.classes, trained_experiment)
     out = out or f"{Store(experiment.store.results)}/results_pages/{checkpoint.key}"
     description = (
         f"{trained_experiment.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed "

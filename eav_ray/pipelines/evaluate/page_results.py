@@ -14,6 +14,7 @@ from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.evaluation import protocol_comparison, statistics, summary
 from eav_ray.evaluation.leak_audit.checks import count_outcomes
+from eav_ray.evaluation.single_class import describe_single_class, find_single_classes
 from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint
 from eav_ray.pipelines.evaluate.provenance import collect_provenance
 from eav_ray.pipelines.evaluate.related_results import is_recorded_eav
@@ -114,6 +115,10 @@ def build_results(
         "comparisons": summary.compare_sources(predictions, modalities),
         "confusion": summary.count_confusions(predictions, modalities, len(classes)),
         "weights": summary.summarize_modality_weights(predictions, modalities, classes),
+        "single_class": [
+            {"fold": found.fold, "text": describe_single_class(found, classes, trained_experiment)}
+            for found in find_single_classes(predictions, [*modalities, *(["fusion"] if len(modalities) > 1 else [])])
+        ],
         "modality_collapse": [
             {"fold": one.evaluated.fold, **finding}
             for one in audited

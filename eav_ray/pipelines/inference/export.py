@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from eav_ray.config.paths import retarget_experiment
 from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.compatibility import describe_training_recordings
 from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilities
 from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
 from eav_ray.storage import io_errors, replace_file
@@ -65,6 +66,9 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
         recording_writer.add(recording_table)
     n_windows = recordings.n_windows
     lines = [f"{len(recording_table)} recordings ({n_windows} windows) predicted: {target}, {windows_path}"]
+    ids = recording_table["subject"].astype(str) + "/" + recording_table["recording"].astype(str)
+    if note := describe_training_recordings(experiment, checkpoint, ids):
+        lines.append(f"warning: {note}")
     if failed:
         lines += [
             f"{len(failed)} files or recordings could not be used:",

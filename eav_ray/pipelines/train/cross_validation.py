@@ -20,7 +20,12 @@ from eav_ray.distributed.worker_groups import train_runs
 from eav_ray.errors import ConfigError, DataError, UnrecoverableError
 from eav_ray.evaluation.summary import compute_optimism
 from eav_ray.pipelines.train.workload import announce_workload
-from eav_ray.reporting.tables import describe_test_side, format_optimism, format_protocol_table
+from eav_ray.reporting.tables import (
+    describe_test_side,
+    format_optimism,
+    format_protocol_table,
+    format_single_class_warnings,
+)
 from eav_ray.storage import Store, check_format, encode_documents, list_package_versions
 from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoints
 from eav_ray.training.metrics import RECORDING_COLUMNS
@@ -221,6 +226,7 @@ def format_cv_report(
     )
     findings = {record["fold"]: record["modality_collapse"] for record in result.fold_records}
     lines = [head, format_protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]
+    lines += format_single_class_warnings(result.predictions, sorted(e.data.modalities), classes, e)
     searches = {fact["fold"]: fact["search"] for fact in result.fold_records if "search" in fact}
     if searches:
         predictions_by_fold = {n: rows for n, rows in result.predictions.groupby("fold")}
