@@ -7,7 +7,6 @@ an experiment are relative to the current folder.
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import predictor
 from eav_ray.evaluation.expected_result import get_expected_result
 from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
+from eav_ray.prediction import Prediction, make_prediction
+from eav_ray.reading import read_epochs, read_predictions, read_results, read_windows
 from eav_ray.training.checkpoint import open_finished_checkpoint
 
 if TYPE_CHECKING:  # the functions that need Ray import it when they are called
@@ -37,6 +38,10 @@ __all__ = [
     "evaluate",
     "load_experiment",
     "preprocess",
+    "read_epochs",
+    "read_predictions",
+    "read_results",
+    "read_windows",
     "search",
     "train",
 ]
@@ -202,31 +207,6 @@ def evaluate(experiment: Experiment, checkpoint: str | Path, *, out: str | Path 
         return evaluate_checkpoint(prepare_experiment(experiment), str(checkpoint), out=folder)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a checkpoint says of one recording, or of one window of it.
-
-    Attributes:
-        predicted: The class that the fusion predicts; None where it is not a number.
-        probabilities: The fusion's probability of each class.
-        by_modality: The probability of each class by each modality alone; None where it is not there.
-        weights: How much the fusion attends to each modality; they add up to 1.
-        used: The modalities that were used.
-        not_used: The reason for each modality that was not.
-        start_s: When it begins, seconds from the start of the recording.
-        windows: The windows of a recording, in order; a window has none.
-    """
-
-    predicted: str | None
-    probabilities: dict[str, float | None]
-    by_modality: dict[str, dict[str, float | None]]
-    weights: dict[str, float | None]
-    used: tuple[str, ...]
-    not_used: dict[str, str]
-    start_s: float
-    windows: tuple["Prediction", ...]
-
-
 class Predictor:
     """Predict recordings with a checkpoint, in this process and without Ray.
 
@@ -390,24 +370,11 @@ class Predictor:
         if not tree["windows"]:
             reasons = predictor.join_reasons(tree["not_used"])
             raise DataError(f"nothing of this recording can be used ({reasons})")
-        windows = tuple(_make_prediction(window, {}, ()) for window in tree["windows"])
-        return _make_prediction(tree, tree["not_used"], windows)
+        windows = tuple(make_prediction(window, {}, ()) for window in tree["windows"])
+        return make_prediction(tree, tree["not_used"], windows)
 
     def _make_upload(self, **given: Any) -> Upload:
         return make_upload(**given, known_eeg_names=self.eeg_channels, feature_names=self._predictor.feature_names)
 
     def _make_limits(self) -> UploadLimits:
         return UploadLimits(MAX_RECORDING_S, self._predictor.preprocessing.file_timeout_s)
-
-
-def _make_prediction(tree: dict[str, Any], not_used: dict[str, str], windows: tuple[Prediction, ...]) -> Prediction:
-    return Prediction(
-        predicted=tree["predicted"],
-        probabilities=tree["probabilities"],
-        by_modality=tree["by_modality"],
-        weights=tree["weights"],
-        used=tuple(tree["used"]),
-        not_used=not_used,
-        start_s=tree.get("start_s", 0),
-        windows=windows,
-    )

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import mne
+import numpy as np
 import pytest
 import uvicorn
 
@@ -19,7 +21,7 @@ from eav_ray.pipelines.inference.auth import hash_token
 from eav_ray.pipelines.inference.http_app import make_app
 from tests.helpers.films import make_frames, write_media
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.serving import EEG_HZ, Sent, draw_jpeg, make_predictor
+from tests.helpers.serving import EEG_HZ, Sent, make_predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the websockets that uvicorn takes
 EXAMPLES, TOKEN = REPOSITORY / "examples", "a-token-of-some-length"
@@ -42,14 +44,10 @@ def server() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A recording of 6 s in files."""
-    import mne
-    import numpy as np
-
     folder, sent = tmp_path_factory.mktemp("recording"), Sent(6.0)
     (folder / "a.wav").write_bytes(sent.wav)
     info = mne.create_info(list(EAV_CHANNELS), EEG_HZ, "eeg", verbose="ERROR")
     mne.io.RawArray(1e-6 * sent.eeg_CT.astype(np.float64), info, verbose="ERROR").save(folder / "e_raw.fif")
-    assert draw_jpeg(np.random.default_rng(0))
     frames = [np.full((48, 64, 3), 40 * (k % 6), np.uint8) for k in range(60)]
     write_media(folder / "v.mp4", make_frames(frames, np.arange(60) / 10), video_codec="mpeg4")
     return {"--audio": str(folder / "a.wav"), "--eeg": str(folder / "e_raw.fif"), "--video": str(folder / "v.mp4")}

@@ -92,7 +92,8 @@ class TargetData:
     """Numbers that are predicted in place of classes, such as valence and arousal: one or several a recording."""
 
     columns: tuple[str, ...] = define(
-        (), "columns of numbers, in this order; in BIDS with their table: participants.bdi; empty: classes are predicted"
+        (),
+        "columns of numbers, in this order; in BIDS with their table: participants.bdi; empty: classes are predicted",
     )
     path: str = define(
         "", "a CSV or Parquet file with one row a recording; empty: the data set's own table (recordings_table, bids)"
@@ -108,7 +109,9 @@ class TargetData:
         if len(set(self.names)) != len(self.names):
             raise ValueError("data.targets.columns names one twice; name each once")
         if self.path and not self.columns:
-            raise ValueError("data.targets.path is given without data.targets.columns; name the columns to be predicted")
+            raise ValueError(
+                "data.targets.path is given without data.targets.columns; name the columns to be predicted"
+            )
         return self
 
     @property

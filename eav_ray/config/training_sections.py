@@ -33,8 +33,9 @@ class OptimConfig:
     label_smoothing: float = define(0.0, ge=0, lt=1)
     encoder_lr_scale: float = define(1.0, "learning rate of encoders, as a multiple of that of heads and fusion", ge=0)
     class_weights: Annotated[bool | Literal["auto"], PlainValidator(_check_class_weights)] = define(
-        "auto", "weigh each class by the inverse of its training windows; auto: where training recordings of the classes "
-        "are unequal in number"
+        "auto",
+        "weigh each class by the inverse of its training windows; auto: where training recordings of the classes "
+        "are unequal in number",
     )
     mixup: float = define(0.0, "alpha of the Beta distribution by which windows are mixed; 0 for none", ge=0)
 

@@ -19,7 +19,9 @@ from eav_ray.errors import DataError
 MAX_RECORDING_S = 3600  # of one recording: longer files are damaged, hostile, or whole sessions
 Span = tuple[float, float]  # from, to: seconds since the recording began
 
-TARGET_PREFIX = "target_"  # of columns of shards and predictions with a true number, before its position in data.targets
+TARGET_PREFIX = (
+    "target_"  # of columns of shards and predictions with a true number, before its position in data.targets
+)
 LISTENING = "listening"  # recordings of this task are only ever trained on
 
 

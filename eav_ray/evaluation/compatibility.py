@@ -94,7 +94,9 @@ def names_training_dataset(checkpoint: OpenedCheckpoint, experiment: Experiment)
     )
 
 
-def describe_training_recordings(experiment: Experiment, checkpoint: OpenedCheckpoint, recordings: Iterable[str]) -> str:
+def describe_training_recordings(
+    experiment: Experiment, checkpoint: OpenedCheckpoint, recordings: Iterable[str]
+) -> str:
     """Say how many recordings a checkpoint was trained on, in a line; empty where it was on none.
 
     Args:
@@ -106,6 +108,6 @@ def describe_training_recordings(experiment: Experiment, checkpoint: OpenedCheck
     if not trained or not names_training_dataset(checkpoint, experiment):
         return ""
     return (
-        f"{len(trained)} of {len(ids)} recordings are among those that {checkpoint.path} was trained on: what it says of "
-        "them does not show what it is worth"
+        f"{len(trained)} of {len(ids)} recordings are among those that {checkpoint.path} was trained on: what it says "
+        "of them does not show what it is worth"
     )

@@ -26,7 +26,13 @@ from eav_ray.training.number_scores import score_numbers
 if TYPE_CHECKING:
     from eav_ray.training.checkpoint import OpenedCheckpoint
 
-SCORE_KEYS = ("mean", "sd", "interval", "balanced", "balanced_interval")  # of a source, as `summarize_accuracy` has them
+SCORE_KEYS = (
+    "mean",
+    "sd",
+    "interval",
+    "balanced",
+    "balanced_interval",
+)  # of a source, as `summarize_accuracy` has them
 
 
 def summarize_expected_result(
@@ -110,7 +116,7 @@ def format_expected_result(expected: Mapping[str, Any]) -> str:
         worth = f"{kind} {_format(score[key], 2, 100)} %{interval}, chance {100 * expected['chance']:.2f}"
     return (
         f"expected of {name} on subjects whom it never saw: {worth}; {where}, {expected['recordings']} recordings of "
-        f"{expected['subjects']} subjects"
+        f"{expected['subjects']} {'subject' if expected['subjects'] == 1 else 'subjects'}"
     )
 
 

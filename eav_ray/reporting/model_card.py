@@ -14,7 +14,13 @@ def render_model_card(results: ResultsTree) -> str:
     """Render the card in Markdown."""
     main_source = list(results["accuracy"]["sources"])[-1]
     calibration = (results.get("calibration") or {}).get(main_source, {})
-    values = {"worst_subjects": None, "modality_collapse": None, "single_class": None, **results, "main_source": main_source}
+    values = {
+        "worst_subjects": None,
+        "modality_collapse": None,
+        "single_class": None,
+        **results,
+        "main_source": main_source,
+    }
     ece = calibration.get("raw", {}).get("ece")
     audit_outcome = describe_outcomes(results["audit"]["outcomes"])
     return render_template(

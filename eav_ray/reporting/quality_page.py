@@ -168,8 +168,8 @@ def _build_spectrum_picture(spectrum: EEGSpectrum) -> Picture:
         for hz, power in ((spectrum.hz_before, spectrum.before), (spectrum.hz_after, spectrum.after))
     ]
     caption = (
-        f"Power of the EEG by frequency, median over {len(spectrum.before)} recordings with the span of the middle 80 %: "
-        f"at {CAPTION_HZ:g} Hz {levels[0]:.1f} dB as recorded and {levels[1]:.1f} dB as stored."
+        f"Power of the EEG by frequency, median over {len(spectrum.before)} recordings with the span of the middle "
+        f"80 %: at {CAPTION_HZ:g} Hz {levels[0]:.1f} dB as recorded and {levels[1]:.1f} dB as stored."
     )
     return Picture(_plot_spectrum(spectrum), caption)
 

@@ -40,7 +40,11 @@ def test_naming_one_class_is_found_where_it_hides_the_others(
 @pytest.mark.parametrize(
     ("changes", "n_first", "remedy"),
     [
-        ({"train.encoders.eeg.class_weights": False}, SHARE, "weigh the classes: train.encoders.eeg.class_weights=true"),
+        (
+            {"train.encoders.eeg.class_weights": False},
+            SHARE,
+            "weigh the classes: train.encoders.eeg.class_weights=true",
+        ),
         ({}, SHARE, "classes are weighed already, so try another train.encoders.eeg.lr, more"),
         ({}, 384, "try another train.encoders.eeg.lr, more train.encoders.eeg.epochs, or a search (`eav search`)"),
     ],

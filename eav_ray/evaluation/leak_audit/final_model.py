@@ -14,7 +14,7 @@ from eav_ray.training.checkpoint_files import Checkpoint
 
 
 @dataclass(frozen=True)
-class TestedModel:
+class ScoredModel:
     """A model whose tested recordings are part of an expected result.
 
     Attributes:
@@ -31,7 +31,7 @@ class TestedModel:
 def audit_final_model(
     checkpoint: Checkpoint,
     windows: WindowCache,
-    tested: Sequence[TestedModel],
+    tested: Sequence[ScoredModel],
     encoder_recordings: Mapping[str, tuple[str, ...]],
 ) -> LeakAudit:
     """Check a final model.
@@ -66,11 +66,13 @@ def audit_training_side(checkpoint: Checkpoint, windows: WindowCache) -> LeakChe
     elif other := every ^ set(split.train):
         problem = f"its training side is not all that is stored: {describe_names(other)}"
     subjects = {recording.split("/")[0] for recording in split.train}
-    return judge(name, problem, f"{len(split.train)} recordings of {len(subjects)} subjects, which are all that there are")
+    return judge(
+        name, problem, f"{len(split.train)} recordings of {len(subjects)} subjects, which are all that there are"
+    )
 
 
-def audit_expected_result(checkpoint: Checkpoint, tested: Sequence[TestedModel]) -> LeakCheck:
-    """Its expected result is of subjects whom the models that predicted them never saw, and not of its own predictions."""
+def audit_expected_result(checkpoint: Checkpoint, tested: Sequence[ScoredModel]) -> LeakCheck:
+    """Its expected result is of subjects whom the models that predicted them never saw, and not of its own."""
     name = "origin of the expected result"
     if not checkpoint.metrics.get("expected_result"):
         return judge(name, "it has no expected result", "")

@@ -15,7 +15,7 @@ from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.expected_result import format_expected_result, summarize_expected_result
 from eav_ray.evaluation.leak_audit.checks import LeakAudit, count_outcomes
-from eav_ray.evaluation.leak_audit.final_model import TestedModel, audit_final_model
+from eav_ray.evaluation.leak_audit.final_model import ScoredModel, audit_final_model
 from eav_ray.pipelines.evaluate.audited_checkpoint import read_encoder_train_ids
 from eav_ray.pipelines.evaluate.provenance import collect_provenance
 from eav_ray.pipelines.evaluate.split_predictions import predict_test_split
@@ -61,7 +61,7 @@ class Finding:
     changes: dict[str, Any]
     choice: str
     predictions: pd.DataFrame
-    tested: tuple[TestedModel, ...]
+    tested: tuple[ScoredModel, ...]
 
 
 def train_final_model(experiment: Experiment, *, searched: bool = False) -> FinalModel:
@@ -77,8 +77,8 @@ def train_final_model(experiment: Experiment, *, searched: bool = False) -> Fina
     e = experiment
     if e.split.protocol not in CROSS_SUBJECT_PROTOCOLS:
         raise ConfigError(
-            f"split.protocol={e.split.protocol} tests subjects of whom other recordings were trained on, which does not "
-            f"say what a model is worth on a new subject; use split.protocol={' or '.join(CROSS_SUBJECT_PROTOCOLS)}"
+            f"split.protocol={e.split.protocol} tests subjects of whom other recordings were trained on, which does "
+            f"not say what a model is worth on a new subject; use split.protocol={' or '.join(CROSS_SUBJECT_PROTOCOLS)}"
         )
     data, results = open_dataset(e), Store(e.store.results)
     with connect_experiment(e) as e:
@@ -106,17 +106,17 @@ def _find_protocol(e: Experiment, data: Dataset, results: Store) -> Finding:
     if not results.is_committed(name):
         raise DataError(
             f"{results} has no finished protocol {e.split.protocol} of this experiment, which says what a model of all "
-            "subjects is worth; run `eav protocol` with the same arguments first, or take the settings of a search with "
-            "--search"
+            "subjects is worth; run `eav protocol` with the same arguments first, or take what a search found "
+            "(--search)"
         )
     found = read_cv_result(results, name)
     description = f"{e.split.protocol} of {len(found.fold_records)} folds"
     return Finding(name, description, {}, "", found.predictions, _list_tested(results, found.fold_records))
 
 
-def _list_tested(results: Store, fold_records: Sequence[dict[str, Any]]) -> tuple[TestedModel, ...]:
+def _list_tested(results: Store, fold_records: Sequence[dict[str, Any]]) -> tuple[ScoredModel, ...]:
     opened = [(f, OpenedCheckpoint(results, f["checkpoint"])) for f in fold_records]
-    return tuple(TestedModel(f["run"], checkpoint.split, tuple(f["test"])) for f, checkpoint in opened)
+    return tuple(ScoredModel(f["run"], checkpoint.split, tuple(f["test"])) for f, checkpoint in opened)
 
 
 def _find_searched(e: Experiment, data: Dataset, results: Store) -> Finding:
@@ -124,9 +124,12 @@ def _find_searched(e: Experiment, data: Dataset, results: Store) -> Finding:
     name = f"protocols/{make_nested_key(e, plans)}"
     if results.is_committed(name):
         found = read_cv_result(results, name)
-        changes, count = choose_changes([(f["search"]["changes"], f["search"]["inner_score"]) for f in found.fold_records])
+        searches = [f["search"] for f in found.fold_records]
+        changes, count = choose_changes([(s["changes"], s["inner_score"]) for s in searches])
         n_folds = len(found.fold_records)
-        description = f"{e.split.protocol} of {n_folds} folds, each searched on inner folds of its own training subjects"
+        description = (
+            f"{e.split.protocol} of {n_folds} folds, each searched on inner folds of its own training subjects"
+        )
         choice = f"what the searches of {count} of {n_folds} folds chose, by their scores on inner folds"
         return Finding(name, description, changes, choice, found.predictions, _list_tested(results, found.fold_records))
     study = plan_search(e, data).study_name
@@ -139,7 +142,7 @@ def _find_searched(e: Experiment, data: Dataset, results: Store) -> Finding:
         )
     checkpoint = OpenedCheckpoint(results, best["checkpoint"])
     predictions = predict_test_split(e, checkpoint, data).assign(fold=e.split.index)
-    tested = (TestedModel(checkpoint.key, checkpoint.split, checkpoint.split.test),)
+    tested = (ScoredModel(checkpoint.key, checkpoint.split, checkpoint.split.test),)
     description = f"fold {e.split.index} of {e.split.protocol}, whose search chose the settings"
     choice = f"what the search {study} chose on inner folds of the other subjects"
     return Finding(f"searches/{study}", description, dict(best["changes"]), choice, predictions, tested)

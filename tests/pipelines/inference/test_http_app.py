@@ -58,7 +58,10 @@ def test_a_recording_is_predicted_with_all_that_was_sent(client: TestClient) -> 
     done = client.post("/predict", json=SENT.tree())
     tree = done.json()
     assert done.status_code == 200 and tree["not_used"] == {} and sorted(tree["used"]) == ["audio", "eeg", "video"]
-    assert all(sum(tree[key].values()) == pytest.approx(1, abs=3e-4) for key in ("probabilities", "weights", "corrected_weights"))
+    assert all(
+        sum(tree[key].values()) == pytest.approx(1, abs=3e-4)
+        for key in ("probabilities", "weights", "corrected_weights")
+    )
     assert tree["predicted"] == max(tree["probabilities"], key=tree["probabilities"].get)
     (window,) = tree["windows"]
     (wanted,) = by_hand(SENT.tree())
