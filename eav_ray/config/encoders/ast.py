@@ -10,7 +10,7 @@ from eav_ray.config.encoders.base import WEIGHTS_HELP, AudioEncoderConfig
 
 @dataclass(frozen=True, config=STRICT)
 class ASTConfig(AudioEncoderConfig):
-    """Gong et al. 2021, through `transformers.ASTModel`."""
+    """Gong et al. 2021, as `transformers.ASTModel` computes it."""
 
     revision: ClassVar[int] = 2
     normalises_subjects: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The Audio Spectrogram Transformer (Gong et al. 2021, arXiv 2104.01778) through `transformers.ASTModel`."""
+"""The Audio Spectrogram Transformer (Gong et al. 2021, arXiv 2104.01778), as `transformers.ASTModel` computes it."""
 
 import math
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.ast import ASTConfig
 from eav_ray.errors import ConfigError
+from eav_ray.models.encoders.ast_network import LAYER_NORM_EPS, N_SPECIAL_TOKENS, PATCH_SIZE, ASTNetwork
 from eav_ray.models.encoders.base import (
     AudioEncoder,
     DataShapes,
@@ -26,7 +27,7 @@ from eav_ray.models.encoders.pretrained import (
 )
 from eav_ray.models.encoders.silence import find_sound
 
-FRAME_SAMPLES, HOP_SAMPLES, N_FFT, N_MELS, SAMPLE_RATE_HZ, PATCH_SIZE = 400, 160, 512, 128, 16000, 16
+FRAME_SAMPLES, HOP_SAMPLES, N_FFT, N_MELS, SAMPLE_RATE_HZ = 400, 160, 512, 128, 16000
 AUDIOSET_MEAN, AUDIOSET_SD = -4.2677393, 4.5689974  # AudioSet's log-mel statistics, which the published weights expect
 POWER_FLOOR = 1.1920929e-07
 
@@ -138,38 +139,25 @@ class AST(AudioEncoder):
         super().__init__()
         if window_s * SAMPLE_RATE_HZ < FRAME_SAMPLES:
             raise ConfigError(f"preprocessing.window_s is {window_s}, shorter than one audio frame of 25 ms")
-        # Two seconds, in every process that a search or a group starts; most of them build no AST.
-        from transformers import ASTConfig, ASTModel
-
         self.width, self.stride, self.silence_db = width, stride, silence_db
         self.mask_bands, self.mask_frames = mask_bands, mask_frames
         self.filter_bank = FilterBank(max_length)
-        self.model = ASTModel(
-            ASTConfig(
-                hidden_size=width,
-                num_hidden_layers=depth,
-                num_attention_heads=heads,
-                intermediate_size=4 * width,
-                hidden_dropout_prob=dropout,
-                attention_probs_dropout_prob=0.0,
-                time_stride=stride,
-                frequency_stride=stride,
-                max_length=max_length,
-                num_mel_bins=N_MELS,
-            )
+        self.n_patch_bands = (N_MELS - PATCH_SIZE) // stride + 1
+        n_tokens = (max_length - PATCH_SIZE) // stride + 1
+        n_patches = self.n_patch_bands * n_tokens
+        self.model = ASTNetwork(
+            width=width, depth=depth, heads=heads, n_patches=n_patches, stride=stride, dropout=dropout
         )
         # The library leaves these at zero, where a training from nothing starts without any order.
         embeddings = self.model.embeddings
         for table in (embeddings.position_embeddings, embeddings.cls_token, embeddings.distillation_token):
             nn.init.trunc_normal_(table, std=0.02)
-        self.n_patch_bands = (N_MELS - PATCH_SIZE) // stride + 1
-        n_tokens = (max_length - PATCH_SIZE) // stride + 1
         centre_frames = torch.arange(n_tokens) * stride + PATCH_SIZE // 2
         times = torch.clamp(centre_frames * HOP_SAMPLES / SAMPLE_RATE_HZ, max=window_s)
         self.register_buffer("times_s", times, persistent=False)
 
     def enable_gradient_checkpointing(self) -> None:
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.recomputes_activations = True
 
     def compute_features(self, x: Tensor) -> Features:
         """Compute the log-mel spectrogram, and which of its frames hold sound; at least one in each window.
@@ -205,10 +193,10 @@ class AST(AudioEncoder):
         if self.training:
             features = mask_random_span(mask_random_span(features, self.mask_bands, 2), self.mask_frames, 1)
         out = self.model(features)
-        patches = out.last_hidden_state[:, 2:]  # after the two special tokens, frequency-major
+        patches = out.tokens_BND[:, N_SPECIAL_TOKENS:]
         b, _, d = patches.shape
         tokens = patches.view(b, self.n_patch_bands, -1, d).mean(1)
-        encoded = self.build_output(tokens, out.pooler_output, present_B)
+        encoded = self.build_output(tokens, out.pooled_BD, present_B)
         # A patch holds sound where any of its frames does.
         mask_BN = nn.functional.max_pool1d(mask[:, None].float(), PATCH_SIZE, self.stride)[:, 0] > 0
         # The last frames may belong to no patch; a window keeps tokens all the same.
@@ -228,13 +216,13 @@ def build(section: ASTConfig, preprocessing: Preprocessing, shapes: DataShapes) 
 
 
 def _list_expected_settings(encoder: AST) -> list[ExpectedSetting]:
-    model_config, fixed = encoder.model.config, "the filter bank has AudioSet's"
+    model, fixed = encoder.model, "the filter bank has AudioSet's"
     return [
-        ExpectedSetting("num_attention_heads", model_config.num_attention_heads, "model.audio.heads"),
-        ExpectedSetting("time_stride", model_config.time_stride, "model.audio.stride"),
-        ExpectedSetting("frequency_stride", model_config.frequency_stride, "model.audio.stride"),
-        ExpectedSetting("layer_norm_eps", model_config.layer_norm_eps, "other weights are needed"),
-        ExpectedSetting("hidden_act", model_config.hidden_act, "other weights are needed"),
+        ExpectedSetting("num_attention_heads", model.heads, "model.audio.heads"),
+        ExpectedSetting("time_stride", model.stride, "model.audio.stride"),
+        ExpectedSetting("frequency_stride", model.stride, "model.audio.stride"),
+        ExpectedSetting("layer_norm_eps", LAYER_NORM_EPS, "other weights are needed"),
+        ExpectedSetting("hidden_act", "gelu", "other weights are needed"),
         ExpectedSetting("mean", AUDIOSET_MEAN, fixed),
         ExpectedSetting("std", AUDIOSET_SD, fixed),
     ]
