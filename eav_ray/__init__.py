@@ -16,6 +16,10 @@ if TYPE_CHECKING:
         evaluate,
         load_experiment,
         preprocess,
+        read_epochs,
+        read_predictions,
+        read_results,
+        read_windows,
         search,
         train,
     )
@@ -31,6 +35,10 @@ __all__ = [
     "evaluate",
     "load_experiment",
     "preprocess",
+    "read_epochs",
+    "read_predictions",
+    "read_results",
+    "read_windows",
     "search",
     "train",
 ]

@@ -7,7 +7,6 @@ an experiment are relative to the current folder.
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,10 @@ from eav_ray.data.streaming.local_recording import EEGSource, FeatureSource, Med
 from eav_ray.data.streaming.upload import Upload, UploadLimits
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import predictor
+from eav_ray.evaluation.expected_result import get_expected_result
 from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
+from eav_ray.prediction import Prediction, make_prediction
+from eav_ray.reading import read_epochs, read_predictions, read_results, read_windows
 
 if TYPE_CHECKING:  # the functions that need Ray import it when they are called
     from eav_ray.pipelines.evaluate.evaluate import EvaluationResult
@@ -35,6 +37,10 @@ __all__ = [
     "evaluate",
     "load_experiment",
     "preprocess",
+    "read_epochs",
+    "read_predictions",
+    "read_results",
+    "read_windows",
     "search",
     "train",
 ]
@@ -68,18 +74,22 @@ def preprocess(experiment: Experiment) -> "PreprocessingResult":
         return preprocess_dataset(prepare_experiment(experiment, ("shards",)))
 
 
-def train(experiment: Experiment) -> str:
-    """Train one fold of the experiment's protocol, or continue it.
+def train(experiment: Experiment, *, all_subjects: bool = False, searched: bool = False) -> str:
+    """Train one fold of the experiment's protocol, or a final model on all subjects; or continue it.
 
     Args:
         experiment: Its `split.index` is the fold; its shards must be there.
+        all_subjects: Train a final model. No recording is left that could test it: it carries the result of the
+            experiment's protocol, which `cross_validate` has to have found (`Predictor.expected_result`).
+        searched: Of a final model: take the settings that `cross_validate(..., search_folds=True)` found, or where that
+            has not been run, `search`.
 
     Returns:
         The path of the finished checkpoint, which `Predictor` and `evaluate` take.
 
     Raises:
         ConfigError: The experiment does not fit its data or this machine.
-        DataError: The shards are missing or damaged.
+        DataError: The shards are missing or damaged, or no protocol has found what a final model is worth.
 
     Example:
         >>> import eav_ray
@@ -87,8 +97,18 @@ def train(experiment: Experiment) -> str:
         >>> path = eav_ray.train(experiment)
         >>> eav_ray.Predictor(path).modalities
         ('eeg',)
+        >>> report = eav_ray.cross_validate(experiment)
+        >>> final = eav_ray.Predictor(eav_ray.train(experiment, all_subjects=True))
+        >>> final.expected_result["subjects"]
+        3
     """
     from eav_ray.pipelines.preparation import prepare_experiment
+
+    if all_subjects:
+        from eav_ray.pipelines.evaluate.final_model import train_final_model
+
+        with contextlib.redirect_stdout(sys.stderr):
+            return train_final_model(prepare_experiment(experiment), searched=searched).path
     from eav_ray.pipelines.train.train import train as train_fold
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -189,35 +209,6 @@ def evaluate(experiment: Experiment, checkpoint: str | Path, *, out: str | Path 
         return evaluate_checkpoint(prepared, path, out=folder)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a checkpoint says of one recording, or of one window of it.
-
-    Attributes:
-        predicted: The class that the fusion predicts; None where its probabilities are no numbers, and of a checkpoint
-            that predicts numbers.
-        probabilities: The fusion's probability of each class.
-        values: The number that the fusion predicts of each target, where numbers are predicted.
-        by_modality: The probability of each class, or the number of each target, by each modality alone; None where it
-            is not there.
-        weights: How much the fusion attends to each modality; they add up to 1.
-        used: The modalities that were used.
-        not_used: The reason for each modality that was not.
-        start_s: When it begins, seconds from the start of the recording.
-        windows: The windows of a recording, in order; a window has none.
-    """
-
-    predicted: str | None
-    probabilities: dict[str, float | None]
-    values: dict[str, float | None]
-    by_modality: dict[str, dict[str, float | None]]
-    weights: dict[str, float | None]
-    used: tuple[str, ...]
-    not_used: dict[str, str]
-    start_s: float
-    windows: tuple["Prediction", ...]
-
-
 class Predictor:
     """Predict recordings with a checkpoint, in this process and without Ray.
 
@@ -233,6 +224,8 @@ class Predictor:
         eeg_channels: The names of its EEG channels, in order; empty where they are not known.
         access: What it may know of a person whom it predicts (`split.access`).
         normalised: The modalities that it normalises within people: `measure_subject` comes before `predict`.
+        expected_result: Of a final model, which all subjects trained: what the protocol of its settings found on
+            subjects whom its models never saw (`scores` by source, `recordings`, `subjects`). None of any other.
 
     Raises:
         DataError: There is no such checkpoint, or it is damaged or not finished.
@@ -264,6 +257,7 @@ class Predictor:
         self.eeg_channels: tuple[str, ...] = self._predictor.inputs.eeg_channel_names
         self.access: str = self._split.access
         self.normalised: tuple[str, ...] = self._predictor.subject_normalised
+        self.expected_result: dict[str, Any] | None = get_expected_result(opened)
         self._measurement: SubjectMeasurement | None = None
 
     def measure_subject(self, recordings: Sequence[Mapping[str, Any]]) -> int:
@@ -383,25 +377,11 @@ class Predictor:
         if not tree["windows"]:
             reasons = predictor.join_reasons(tree["not_used"])
             raise DataError(f"nothing of this recording can be used ({reasons})")
-        windows = tuple(_make_prediction(window, {}, ()) for window in tree["windows"])
-        return _make_prediction(tree, tree["not_used"], windows)
+        windows = tuple(make_prediction(window, {}, ()) for window in tree["windows"])
+        return make_prediction(tree, tree["not_used"], windows)
 
     def _make_upload(self, **given: Any) -> Upload:
         return make_upload(**given, known_eeg_names=self.eeg_channels, feature_names=self._predictor.feature_names)
 
     def _make_limits(self) -> UploadLimits:
         return UploadLimits(MAX_RECORDING_S, self._predictor.preprocessing.file_timeout_s)
-
-
-def _make_prediction(tree: dict[str, Any], not_used: dict[str, str], windows: tuple[Prediction, ...]) -> Prediction:
-    return Prediction(
-        predicted=tree["predicted"] if "probabilities" in tree else None,
-        probabilities=tree.get("probabilities", {}),
-        values={} if "probabilities" in tree else tree["predicted"],
-        by_modality=tree["by_modality"],
-        weights=tree["weights"],
-        used=tuple(tree["used"]),
-        not_used=not_used,
-        start_s=tree.get("start_s", 0),
-        windows=windows,
-    )

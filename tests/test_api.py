@@ -118,7 +118,8 @@ def test_the_examples_run(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files)
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(verbose=False)
     ran = 0
-    for thing, name in ((load_experiment, "load_experiment"), (api.Predictor, "Predictor")):
+    things = ((load_experiment, "load_experiment"), (api.Predictor, "Predictor"), (api.Prediction, "Prediction"))
+    for thing, name in things:
         for example in finder.find(thing, name, globs={}):
             runner.run(example)
             ran += len(example.examples)
@@ -134,6 +135,18 @@ def test_a_recording_is_predicted_as_a_request_is(predictor: api.Predictor, file
         assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
     assert list(found.probabilities) == list(predictor.classes) and set(found.by_modality) == set(predictor.modalities)
     assert predictor.eeg_channels == EAV_CHANNELS == make_predictor().inputs.eeg_channel_names
+
+
+def test_a_prediction_becomes_a_table_with_a_row_a_window(predictor: api.Predictor, files: Path) -> None:
+    found = predictor.predict(audio=files / "speech.wav")
+    table = found.to_dataframe()
+    assert table["start_s"].tolist() == [0, 5] and table["used"].tolist() == ["audio", "audio"]
+    assert table["predicted"].tolist() == [w.predicted for w in found.windows]
+    name = predictor.classes[1]
+    assert table[f"probability.{name}"].tolist() == [w.probabilities[name] for w in found.windows]
+    assert table[f"audio.probability.{name}"].notna().all() and table[f"eeg.probability.{name}"].isna().all()
+    assert table[["weight.audio", "corrected.audio"]].to_numpy() == pytest.approx(1, abs=1e-6)
+    assert len(found.windows[0].to_dataframe()) == 1
 
 
 def test_eeg_is_the_same_however_it_is_given(predictor: api.Predictor, files: Path) -> None:

@@ -11,6 +11,12 @@ from eav_ray.config.data_sections import STRICT, define
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
+def _check_class_weights(value: Any) -> bool | Literal["auto"]:
+    if isinstance(value, bool) or value == "auto":
+        return value
+    raise ValueError(f"give auto, true or false, not {value!r}")
+
+
 @dataclass(frozen=True, config=STRICT)
 class OptimConfig:
     """AdamW with a linear warm-up; without weight decay it is Adam."""
@@ -26,7 +32,11 @@ class OptimConfig:
     clip: float = define(1.0, "largest gradient norm; 0 for none", ge=0)
     label_smoothing: float = define(0.0, ge=0, lt=1)
     encoder_lr_scale: float = define(1.0, "learning rate of encoders, as a multiple of that of heads and fusion", ge=0)
-    class_weights: bool = define(False, "weigh each class by the inverse of its training windows")
+    class_weights: Annotated[bool | Literal["auto"], PlainValidator(_check_class_weights)] = define(
+        "auto",
+        "weigh each class by the inverse of its training windows; auto: where training recordings of the classes "
+        "are unequal in number",
+    )
     mixup: float = define(0.0, "alpha of the Beta distribution by which windows are mixed; 0 for none", ge=0)
 
 

@@ -6,6 +6,7 @@ windows.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -182,6 +183,11 @@ class DatasetReader(DatasetKind):
     wanted_channels: tuple[str, ...] = ()
     is_real: bool = True
     reads_targets: bool = False
+
+    @cached_property
+    def eeg_durations_s(self) -> dict[str, float]:
+        """Seconds of the EEG files that `check_eeg_channels` has opened, by path."""
+        return {}
 
     @classmethod
     def open(cls, data: DataConfig) -> Self:

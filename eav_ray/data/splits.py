@@ -17,6 +17,8 @@ from eav_ray.config import DataConfig, SplitConfig
 from eav_ray.data.recordings import LISTENING, list_target_columns
 from eav_ray.errors import ConfigError
 
+IMBALANCE_RATIO = 1.05  # the largest class over the smallest, from which classes are called unequal
+ALL_SUBJECTS = "all_subjects"  # of the split of a final model, in place of a protocol
 CROSS_SUBJECT_PROTOCOLS = ("subject_kfold", "loso")  # protocols that hold whole people out
 
 
@@ -45,6 +47,7 @@ class Split:
     train: tuple[str, ...]
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+    unequal_classes: bool = False  # among the training recordings (`mark_unequal_classes`)
 
     @property
     def sides(self) -> dict[str, tuple[str, ...]]:
@@ -157,7 +160,19 @@ def make_split(items: list[LabeledRecording], config: SplitConfig) -> Split:
     if config.protocol == "within_validated":
         split = _hold_out_last(split, items)
     check_split(split, items)
-    return split
+    return mark_unequal_classes(split, items)
+
+
+def mark_unequal_classes(split: Split, items: Iterable[LabeledRecording]) -> Split:
+    """Say of a split whether the classes of its training recordings are unequal in number."""
+    train = set(split.train)
+    counts = Counter(i.label for i in items if i.id in train).values()
+    return replace(split, unequal_classes=bool(counts) and max(counts) > IMBALANCE_RATIO * min(counts))
+
+
+def make_final_split(items: list[LabeledRecording]) -> Split:
+    """Make the split of a final model: it trains on all recordings, so that none is left to score it."""
+    return mark_unequal_classes(Split(ALL_SUBJECTS, _sort_ids(items)), items)
 
 
 def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> list[Split]:
@@ -193,7 +208,7 @@ def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> lis
             _sort_ids(_drop_listening(i for i in train if i.subject in validation_subjects)),
         )
         check_split(split, items)
-        splits.append(split)
+        splits.append(mark_unequal_classes(split, items))
     return splits
 
 
@@ -223,7 +238,8 @@ def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: 
         class_counts[item.label] += 1
         ranked_items.append((class_counts[item.label], item.order, item))
     ranked = [item for _, _, item in sorted(ranked_items, key=lambda turn: turn[:2])]
-    return Split("adapted", _sort_ids(ranked[:n_recordings]), (), _sort_ids(ranked[n_recordings:]))
+    split = Split("adapted", _sort_ids(ranked[:n_recordings]), (), _sort_ids(ranked[n_recordings:]))
+    return mark_unequal_classes(split, items)
 
 
 def check_split(split: Split, items: list[LabeledRecording]) -> None:

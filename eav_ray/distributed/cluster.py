@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from eav_ray.config import RuntimeConfig
 from eav_ray.config.environment import environment_variables
 from eav_ray.config.sections import StoreConfig
+from eav_ray.distributed.heap import limit_heaps
 from eav_ray.distributed.machine_limits import (
     SHARED_MEMORY,
     check_limits,
@@ -59,6 +60,7 @@ def connect_to_ray(runtime: RuntimeConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    limit_heaps()
     address = resolve_address(runtime)
     token = secure_token(is_local=not address)
     with environment_variables(token), ray_environment(is_local=not address, dashboard=runtime.dashboard):

@@ -26,6 +26,7 @@ from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.distributed.capacity import GROUP_BYTES, check_head_memory
+from eav_ray.distributed.heap import limit_heaps, release_heaps
 from eav_ray.distributed.machine_limits import measure_free_memory
 from eav_ray.distributed.rank_errors import classify_worker_errors, describe_rank_error
 from eav_ray.distributed.ray_workarounds import get_trainer_class, make_process_group_config
@@ -115,6 +116,7 @@ def train_runs(
         from eav_ray.distributed.frozen_features import compute_frozen_features
 
         compute_frozen_features(experiment, [run for run in unique if run.key not in done], data)
+    release_heaps()  # of what planned, and read data
     groups = experiment.runtime.groups
     check_head_memory("runtime.groups", groups, GROUP_BYTES, measure_free_memory())
     queue: Any = cluster.start_actor_here(QueueActor, unique, results, done, restarts=True)
@@ -348,6 +350,7 @@ def _run_rank(group: WorkerGroup) -> None:
     from eav_ray.training.collectives import broadcast_object, run_on_all_ranks
     from eav_ray.training.runner import execute_run
 
+    limit_heaps()
     is_first = ray.train.get_context().get_world_rank() == 0
     torch.set_num_threads(max(1, int(group.experiment.runtime.cpus_per_worker)))
     try:
@@ -401,6 +404,7 @@ def _run_rank(group: WorkerGroup) -> None:
             raise
         if is_first:
             group.finish(task, prefix)
+        release_heaps()  # the next training needs other blocks, and the last one may wait for long
 
 
 def _hold(group: WorkerGroup, run: Run, stop_requested: threading.Event) -> None:

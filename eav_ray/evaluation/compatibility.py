@@ -1,11 +1,13 @@
 """Check that a checkpoint and a data set fit each other."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from eav_ray.config import Experiment
 from eav_ray.config.digests import flatten_sections
+from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.electrodes import describe_left_out, match_channels
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import ConfigError, DataError
@@ -90,3 +92,34 @@ def match_dataset_channels(
         raise DataError(f"{checkpoint.path} wants other electrodes: {error}") from None
     left_out = describe_left_out(channels, wanted)
     return order, f"{root}: EEG channels {left_out} are left out, as {checkpoint.path} knows none" if left_out else ""
+
+
+def names_training_dataset(checkpoint: OpenedCheckpoint, experiment: Experiment) -> bool:
+    """Tell whether the data set is the checkpoint's own, as far as its names say.
+
+    A reader names the same people wherever the files lie; two sets of a user need not.
+    """
+    data, training_data = experiment.data, checkpoint.experiment.data
+    return data.dataset == training_data.dataset and (
+        data.dataset not in registry.GENERIC_DATASETS
+        or os.path.abspath(data.root) == os.path.abspath(training_data.root)
+    )
+
+
+def describe_training_recordings(
+    experiment: Experiment, checkpoint: OpenedCheckpoint, recordings: Iterable[str]
+) -> str:
+    """Say how many recordings a checkpoint was trained on, in a line; empty where it was on none.
+
+    Args:
+        experiment: Names the data set of the recordings.
+        recordings: Their ids, "subject/recording".
+    """
+    ids = set(recordings)
+    trained = ids & {*checkpoint.split.train, *checkpoint.split.validation}
+    if not trained or not names_training_dataset(checkpoint, experiment):
+        return ""
+    return (
+        f"{len(trained)} of {len(ids)} recordings are among those that {checkpoint.path} was trained on: what it says "
+        "of them does not show what it is worth"
+    )

@@ -9,6 +9,8 @@ import pandas as pd
 from scipy import special, stats
 from sklearn.metrics import f1_score
 
+from eav_ray.data.splits import IMBALANCE_RATIO
+
 COVERAGE = 0.95  # of intervals
 
 
@@ -16,9 +18,6 @@ CHANCE_BAND_COVERAGE = 0.999  # of the chance band
 
 
 N_CHANCE_DRAWS = 200_000  # draws of the band of balanced accuracy, whose ends are rare
-
-
-IMBALANCE_RATIO = 1.05  # the largest class over the smallest, from which classes are called unequal
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from eav_ray.pipelines.inference.export import predict_to_file
 from eav_ray.pipelines.inference.pull import pull
 from eav_ray.pipelines.preprocess.dataset_check import check_dataset
 from eav_ray.pipelines.preprocess.preprocess import preprocess
+from eav_ray.pipelines.preprocess.quality_page import write_quality_page
 from eav_ray.pipelines.search.search import announce_search, run_search
 from eav_ray.pipelines.search.search_plan import plan_search
 from eav_ray.reporting.tables import format_optimism
@@ -50,7 +51,7 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     found = check_dataset(e)
     print(f"check: {len(found.recordings)} recordings, {format_count(len(found.problems), 'problem')}", flush=True)
     with connect_experiment(e) as e:
-        preprocess(e)
+        _, quality_page = write_quality_page(e, preprocess(e), frames=False)
         data = open_dataset(e)
         search_plan = plan_search(e, data)
         announce_search(e, [search_plan], data)
@@ -67,6 +68,7 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     optimism_line = format_optimism({0: SearchOptimism(best.inner_score, float(correct), best.candidate.changes)})
     print(f"\n{predictions.text}\n\n{evaluation.text}\n{optimism_line}\n")
     print(f"checkpoint: {path}")
+    print(f"quality:    {quality_page}")
     print(f"results:    {e.store.results}/searches/{best.study_name} (search.html)")
     print(f"note:       {SYNTHETIC_NOTE}")
     print(f"took {format_duration(time.perf_counter() - began)}")

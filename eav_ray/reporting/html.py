@@ -71,10 +71,15 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as pixels, for one that has too many parts for a drawing."""
+    """A figure as pixels, for one that has too many parts for a drawing.
+
+    Attributes:
+        caption: Says what it shows, also to readers who cannot see it.
+    """
 
     kind: ClassVar = "picture"
     figure: Figure
+    caption: str
 
     @property
     def url(self) -> str:

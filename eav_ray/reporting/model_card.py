@@ -9,9 +9,14 @@ from eav_ray.reporting.sections.numbers import describe_number_result, find_main
 from eav_ray.reporting.sections.provenance import describe_outcomes, list_facts
 
 
+def render_final_model_card(results: ResultsTree) -> str:
+    """Render the card of a model of all subjects in Markdown: it has an expected result in place of a tested one."""
+    return render_template("final_model_card.md.jinja", **results, facts=list_facts(results))
+
+
 def render_model_card(results: ResultsTree) -> str:
     """Render the card in Markdown."""
-    values = {"worst_subjects": None, "modality_collapse": None, "targets": None, **results}
+    values = {"worst_subjects": None, "modality_collapse": None, "single_class": None, "targets": None, **results}
     values |= (_collect_number_values if results.get("targets") else _collect_class_values)(results)
     audit_outcome = describe_outcomes(results["audit"]["outcomes"])
     return render_template("model_card.md.jinja", **values, facts=list_facts(results), audit_outcome=audit_outcome)

@@ -17,6 +17,9 @@ from eav_ray.reporting.html import Page, Part, Picture, Section, Table, build_ta
 from eav_ray.reporting.tables import format_table
 from eav_ray.reporting.target_tables import build_target_table, draw_target_distributions
 
+MAX_NAMED_CHANNELS = 3  # of the bad ones, in the caption of the map
+CAPTION_HZ = 10.0  # whose power the caption of the spectrum names
+
 # A column is there where its modality is.
 QUALITY_COLUMNS = (
     ("bad channels", "bad_channels", ".2f"),
@@ -110,11 +113,12 @@ def render_quality_page(report: QualityReport) -> str:
         parts = [_build_bad_channel_map(bad_channels, report.channels), _build_bad_channel_table(bad_channels)]
         sections.append(Section("Bad EEG channels", parts))
     if report.spectrum is not None:
-        sections.append(Section("EEG spectrum, before and after", [Picture(_plot_spectrum(report.spectrum))]))
+        sections.append(Section("EEG spectrum, before and after", [_build_spectrum_picture(report.spectrum)]))
     if levels := [q["audio_db"] for q in report.recordings if "audio_db" in q]:
-        sections.append(Section("Audio level", [Picture(_plot_levels(levels))]))
+        sections.append(Section("Audio level", [_build_level_picture(levels)]))
     if report.frames:
-        sections.append(Section("One frame a person", [Picture(_plot_frames(report.frames))]))
+        caption = f"One frame of the middle of a window of each person: {', '.join(report.frames)}."
+        sections.append(Section("One frame a person", [Picture(_plot_frames(report.frames), caption)]))
     sections.append(_build_problem_section(report.problems))
     return Page("Quality of recordings", sections, heading=f"Quality of {len(report.recordings)} recordings").render()
 
@@ -166,13 +170,36 @@ def _build_bad_channel_map(bad_channels: list[dict[str, str]], channels: tuple[s
     # Without sensors MNE leaves the names out.
     image = draw_scalp_map(axes, percent, info, cmap="Reds", vlim=limits, names=info.ch_names, sensors=True)
     figure.colorbar(image, ax=axes, label="bad in % of recordings", shrink=0.7)
-    return Picture(figure)
+    worst = sorted(zip(-percent, info.ch_names, strict=True))[:MAX_NAMED_CHANNELS]
+    named = ", ".join(f"{name} {-share:.1f} %" for share, name in worst if share < 0)
+    caption = "The head from above, with the share of recordings in which each channel was bad"
+    return Picture(figure, f"{caption}: {named} the most." if named else f"{caption}: none was.")
 
 
 def _build_bad_channel_table(bad_channels: list[dict[str, str]]) -> Part:
     counts = Counter((name, reason) for b in bad_channels for name, reason in b.items())
     rows = [[name, reason, str(n), f"{n / len(bad_channels):.1%}"] for (name, reason), n in counts.most_common(15)]
     return Table(["channel", "reason", "recordings", "share"], rows) if rows else "None."
+
+
+def _build_spectrum_picture(spectrum: EEGSpectrum) -> Picture:
+    levels = [
+        float(np.median(power, axis=0)[np.abs(hz - CAPTION_HZ).argmin()])
+        for hz, power in ((spectrum.hz_before, spectrum.before), (spectrum.hz_after, spectrum.after))
+    ]
+    caption = (
+        f"Power of the EEG by frequency, median over {len(spectrum.before)} recordings with the span of the middle "
+        f"80 %: at {CAPTION_HZ:g} Hz {levels[0]:.1f} dB as recorded and {levels[1]:.1f} dB as stored."
+    )
+    return Picture(_plot_spectrum(spectrum), caption)
+
+
+def _build_level_picture(levels: Sequence[float]) -> Picture:
+    caption = (
+        f"Counts of {len(levels)} recordings by the level of their sound: median {np.median(levels):.1f} dB of full "
+        f"scale, from {min(levels):.1f} to {max(levels):.1f}."
+    )
+    return Picture(_plot_levels(levels), caption)
 
 
 def _plot_spectrum(spectrum: EEGSpectrum) -> Figure:

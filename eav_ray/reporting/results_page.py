@@ -23,6 +23,7 @@ RESULTS_FORMAT = 2  # of results.json
 # Key of results.json -> its section, in the order of the page: sections of other commands come between.
 RESULT_SECTIONS = {
     "accuracy": accuracy.build_accuracy,
+    "single_class": accuracy.build_single_class,
     "baselines": baselines.build_baselines,
     "protocols": protocols.build_protocols,
     "reference": protocols.build_reference,

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
 from eav_ray.evaluation.number_scores import add_constant_source, average_numbers, list_number_sources
@@ -26,6 +27,7 @@ from eav_ray.reporting.tables import (
     format_fusion_comparison,
     format_optimism,
     format_protocol_table,
+    format_single_class_warnings,
 )
 
 Findings = dict[int, list[dict[str, Any]]]  # fold -> what the collapse check found in its model
@@ -49,6 +51,10 @@ class ScoreReport(Protocol):
 
     def format_protocol(self, windows: pd.DataFrame, modalities: Sequence[str], findings: Findings) -> str:
         """Format the test predictions of a protocol, which have a column `fold`."""
+        ...
+
+    def format_warnings(self, windows: pd.DataFrame, modalities: Sequence[str], experiment: Experiment) -> list[str]:
+        """Warn of models that say the same of nearly all windows, a line each."""
         ...
 
     def format_searches(
@@ -84,6 +90,9 @@ class ClassReport:
 
     def format_protocol(self, windows: pd.DataFrame, modalities: Sequence[str], findings: Findings) -> str:
         return format_protocol_table(windows, modalities, len(self.classes), findings)
+
+    def format_warnings(self, windows: pd.DataFrame, modalities: Sequence[str], experiment: Experiment) -> list[str]:
+        return format_single_class_warnings(windows, modalities, self.classes, experiment)
 
     def format_searches(
         self, windows: pd.DataFrame, modalities: Sequence[str], searches: Mapping[int, dict[str, Any]]
@@ -126,6 +135,9 @@ class NumberReport:
 
     def format_protocol(self, windows: pd.DataFrame, modalities: Sequence[str], findings: Findings) -> str:
         return format_number_protocol(self.add_constant(windows), modalities, self.targets, findings)
+
+    def format_warnings(self, windows: pd.DataFrame, modalities: Sequence[str], experiment: Experiment) -> list[str]:
+        return []  # a constant number has a CCC of 0, which the table shows
 
     def format_searches(
         self, windows: pd.DataFrame, modalities: Sequence[str], searches: Mapping[int, dict[str, Any]]

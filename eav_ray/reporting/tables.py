@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from eav_ray.config import Experiment
 from eav_ray.data.splits import CROSS_SUBJECT_PROTOCOLS, Split
 from eav_ray.evaluation import statistics
 from eav_ray.evaluation.comparisons import MIN_SUBJECTS, collect_fusion_baselines, compare_paired
 from eav_ray.evaluation.correctness import COMBINED_SOURCES, count_rescues, list_sources, mark_correct_recordings
 from eav_ray.evaluation.fusion_claim import judge_fusion
+from eav_ray.evaluation.single_class import list_single_class_lines
 from eav_ray.evaluation.summary import SearchOptimism
 from eav_ray.reporting.formatting import format_changes, format_interval, format_percent
 from eav_ray.reporting.html import Column, Table, build_table
 from eav_ray.training.metrics import RECORDING_COLUMNS
 
 MAX_FOLD_LINES = 12  # folds of a protocol, at most, that have a line each
+MAX_WARNINGS = 3  # of one kind
 
 
 def describe_test_side(split: Split) -> str:
@@ -32,6 +35,16 @@ def describe_test_side(split: Split) -> str:
 def format_collapse_warnings(metrics: dict[str, Any]) -> list[str]:
     """What the collapse check found in a trained fusion, a line each; `metrics` as a checkpoint holds them."""
     return [f"warning: {finding['text']}" for finding in metrics.get("modality_collapse", [])]
+
+
+def format_single_class_warnings(
+    windows: pd.DataFrame, modalities: Sequence[str], classes: Sequence[str], experiment: Experiment
+) -> list[str]:
+    """Warn of models that name one class for nearly all windows, a line each."""
+    sources = [s for s in list_sources(modalities) if s in (*modalities, "fusion")]
+    lines = list_single_class_lines(windows, sources, classes, experiment)
+    more = [f"warning: and {len(lines) - MAX_WARNINGS} more of such models"] if len(lines) > MAX_WARNINGS else []
+    return [*(f"warning: {line}" for line in lines[:MAX_WARNINGS]), *more]
 
 
 def format_table(table: Table, *, ends_with_prose: bool = False) -> str:

@@ -145,7 +145,8 @@ def parse_experiment(data: bytes, name: str) -> Experiment:
 def parse_split(data: bytes, name: str) -> Split:
     def build() -> Split:
         tree = json.loads(data)
-        return Split(tree["protocol"], tuple(tree["train"]), tuple(tree["validation"]), tuple(tree["test"]))
+        sides = (tuple(tree[side]) for side in ("train", "validation", "test"))
+        return Split(tree["protocol"], *sides, unequal_classes=bool(tree.get("unequal_classes", False)))
 
     return _parse(build, name)
 

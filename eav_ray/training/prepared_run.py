@@ -142,12 +142,9 @@ def build_batch_loader(prepared: PreparedRun) -> BatchLoader:
             f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"
         )
     dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
-    has_classes = prepared.labels.scale is None
-    weight = (
-        compute_class_weights(prepared.labels.label[rows], prepared.shapes.n_outputs)
-        if optim.class_weights and has_classes
-        else None
-    )
+    weight = None
+    if prepared.run.weighs_classes and prepared.labels.scale is None:
+        weight = compute_class_weights(prepared.labels.label[rows], prepared.shapes.n_outputs)
     return BatchLoader(
         prepared.source, prepared.labels, rows, e.seed, optim.batch, dropout, *rank_and_world_size(), weight
     )

@@ -38,6 +38,8 @@ class Run:
 
     init_from: str = ""  # joint: key of the run whose weights it starts from, or the path of a checkpoint
     init_commit_hash: str = ""  # of that checkpoint's COMMIT
+    # Of a final model: what a protocol found on subjects whom its own models never saw (`evaluation.expected_result`).
+    expected_result: dict[str, Any] = field(default_factory=dict)
 
     @property
     def optim(self) -> OptimConfig:
@@ -47,6 +49,12 @@ class Run:
         if self.init_commit_hash:
             return e.train.adaptation
         return e.train.joint if self.init_from else e.optim
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the loss weighs classes: as the experiment says, or where those of the training rows are unequal."""
+        chosen = self.optim.class_weights
+        return self.split.unequal_classes if chosen == "auto" else chosen
 
     @property
     def frozen_epochs(self) -> int:
@@ -76,12 +84,14 @@ class Run:
 
         Validation and test rows are not in it, training rows are.
         """
-        settings = _encode_settings(_Same(self.experiment), self.kind, self.optim, bool(self.frozen_epochs))
+        optim = replace(self.optim, class_weights=self.weighs_classes)
+        settings = _encode_settings(_Same(self.experiment), self.kind, optim, bool(self.frozen_epochs))
         rows = _hash_rows(self.kind, self.data_digest, self.split.train)
         access = digest_access(self.experiment, self.split, self.embedded_recordings)
-        return (
-            f"{self.kind}-{rows.digest(settings, self.encoder_keys, self.init_commit_hash or self.init_from, access)}"
-        )
+        parts = [settings, self.encoder_keys, self.init_commit_hash or self.init_from, access]
+        # What a final model says of itself depends on it, and its key is never that of a fold.
+        parts += [self.expected_result["source"]] if self.expected_result else []
+        return f"{self.kind}-{rows.digest(*parts)}"
 
     @property
     def features_prefix(self) -> str:

@@ -345,7 +345,10 @@ class CheckpointedTraining:
 
     def _finish(self, weights: dict[str, Tensor], position: Position, metrics: dict[str, Any]) -> None:
         findings = run_on_all_ranks(lambda: _collect_collapse_findings(self._prepared, weights))
-        self._prefix = self._writer.finish(weights, position, metrics | {"modality_collapse": findings})
+        metrics = metrics | {"modality_collapse": findings}
+        if self._run.expected_result:
+            metrics |= {"expected_result": self._run.expected_result}
+        self._prefix = self._writer.finish(weights, position, metrics)
 
     def _report_progress(self, engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
         if engine.rank:

@@ -61,7 +61,10 @@ def make_study_name(experiment: Experiment, data_digest: str, splits: list[Split
     """
     e = experiment
     space = {key: vars(choice) for key, choice in e.search.space.items()}
-    fixed = (vars(e.fusion), vars(e.optim), e.search.sampler, e.search.ask_batch_size, e.seed, vars(e.split))
+    optim = vars(e.optim)
+    if e.optim.class_weights == "auto":
+        optim = optim | {"class_weights": any(s.unequal_classes for s in splits)}
+    fixed = (vars(e.fusion), optim, e.search.sampler, e.search.ask_batch_size, e.seed, vars(e.split))
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
     options = (e.search.prune, e.search.mode, e.search.cost, e.search.rungs)
     return f"{e.name}-{digest(STUDY_FORMAT, space, fixed, data_digest, inner, sorted(encoders), *options)}"

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import cast, get_args
 
 import pandas as pd
@@ -296,3 +297,23 @@ def test_what_the_shards_do_not_hold_is_refused(data: DataConfig, message: str) 
     with pytest.raises(ConfigError, match=message):
         check_subjects(table(ITEMS), data)
         list_labeled_recordings(table(ITEMS), data, 0)
+
+
+@pytest.mark.parametrize("fold", FOLDS[:3], ids=named)
+def test_a_split_says_whether_the_classes_that_it_trains_on_are_unequal(fold: SplitConfig) -> None:
+    assert not make_split(ITEMS, fold).unequal_classes
+    fewer = [i for i in ITEMS if i.label or i.order % 4]  # a quarter of one class is gone
+    assert make_split(fewer, fold).unequal_classes
+    alike = [replace(i, label=0) for i in fewer]
+    assert not make_split(alike, fold).unequal_classes  # of one class alone nothing is to be weighed
+
+
+def test_inner_folds_and_adaptations_say_it_of_their_own_rows() -> None:
+    config = SplitConfig(protocol="subject_kfold", n_folds=4)
+    fewer = [i for i in ITEMS if i.label or i.order % 4]
+    assert all(s.unequal_classes for s in make_inner_splits(fewer, config))
+    assert not any(s.unequal_classes for s in make_inner_splits(ITEMS, config))
+    split = make_split(ITEMS, config)
+    subject = split.test[0].split("/")[0]
+    assert not make_adaptation_split(split, ITEMS, subject, N_CLASSES).unequal_classes
+    assert make_adaptation_split(split, ITEMS, subject, N_CLASSES + 1).unequal_classes

@@ -22,7 +22,8 @@ from eav_ray.distributed import cluster
 loading.EXPERIMENTS_FOLDER = Path("experiments").absolute()
 finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
 with cluster.connect_to_ray(RuntimeConfig(workers=1)):
-    for name in ("preprocess", "train", "cross_validate", "search", "evaluate"):
+    reading = ("read_windows", "read_epochs", "read_results", "read_predictions")
+    for name in ("preprocess", "train", "cross_validate", *reading, "search", "evaluate"):
         for example in finder.find(getattr(api, name), name, globs={}):
             runner.run(example)
 failed, tried = runner.summarize()

@@ -54,6 +54,16 @@ def test_the_page_needs_no_other_file_and_escapes_names() -> None:
     assert "<td>Cz</td><td>flat</td><td>2</td>" in page  # of the 3 recordings with EEG
 
 
+def test_each_picture_says_in_words_what_is_seen() -> None:
+    captions = re.findall(r'<img alt="([^"]*)"', render_quality_page(QUALITY))
+    assert len(captions) == 4 and all(captions)
+    head, spectrum, levels, frames = captions
+    assert "Cz 66.7 %, Pz 33.3 % the most" in head
+    assert "2 recordings" in spectrum and "at 10 Hz 0.0 dB as recorded and 0.0 dB as stored" in spectrum
+    assert "4 recordings" in levels and "median -20.5 dB" in levels and "from -21.0 to -20.0" in levels
+    assert frames.endswith("of each person: p1.")
+
+
 @pytest.mark.parametrize("channels", [("A", "B", "C", "D"), ()])
 def test_channels_without_a_place_have_no_map(channels: tuple[str, ...]) -> None:
     quality = QualityReport(("a",), [row("p1", 0, {"A": "flat"})], (), channels)

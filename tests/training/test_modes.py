@@ -9,10 +9,11 @@ import torch
 
 from eav_ray.config import MODALITIES, Experiment, override
 from eav_ray.data.splits import Split
+from eav_ray.errors import ConfigError
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.training.engines.select import make_engine
-from eav_ray.training.run_spec import Run, plan_encoder_run, plan_fusion_run, plan_joint_run
+from eav_ray.training.run_spec import Run, plan_encoder_run, plan_fusion_run, plan_joint_run, plan_runs
 from tests.helpers.classifiers import SMALL, make_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -53,6 +54,24 @@ def test_both_engines_scale_the_learning_rate_of_encoders(name: Any, stage: Any)
     engine.close()
     assert moved and not any(k.startswith("encoders.") for k in moved)
     assert any(k.startswith("fusion.") for k in moved) and any(k.startswith("heads.") for k in moved)
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_automatic_class_weights_are_those_of_unequal_classes(unequal: bool) -> None:
+    """A training of equal classes is the same as one without weights, and has its key."""
+    split = replace(SPLIT, unequal_classes=unequal)
+    keys = "train.encoders.audio.class_weights", "optim.class_weights", "train.joint.class_weights"
+    auto, weighed, plain = (
+        experiment(**dict.fromkeys(keys, chosen), **{"train.mode": "staged_then_joint"})
+        for chosen in ("auto", True, False)
+    )
+    for one, two, three in zip(*(plan_runs(e, split, "data") for e in (auto, weighed, plain)), strict=True):
+        is_audio_alone = one.experiment.data.modalities == ("audio",)
+        if one.kind != "encoder" or is_audio_alone:
+            assert one.weighs_classes == unequal and two.weighs_classes and not three.weighs_classes
+            assert one.key == (two.key if unequal else three.key) and two.key != three.key
+    with pytest.raises(ConfigError, match=r"optim\.class_weights.*give auto, true or false, not 'on'"):
+        experiment(**{"optim.class_weights": "on"})
 
 
 def test_without_published_weights_there_is_no_frozen_phase(tmp_path: Path) -> None:

@@ -273,6 +273,7 @@ class BIDS(DatasetReader):
 
     def _describe_eeg_file(self, path: str) -> tuple[str, ...]:
         with closing(eeg.open_eeg_file(path)) as file:
+            self.eeg_durations_s[path] = file.duration_s
             choice, remarks, _ = self._choose_channels(Path(path), file)
             match_channels(choice.spelt, self.channels, path)
             return (*remarks, *file.describe_header(choice.taken))

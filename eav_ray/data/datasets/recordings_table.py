@@ -227,6 +227,7 @@ class RecordingsTable(DatasetReader):
 
     def _describe_eeg_file(self, path: str) -> tuple[str, ...]:
         with closing(eeg.open_eeg_file(path)) as file:
+            self.eeg_durations_s[path] = file.duration_s
             choice = self._choose_same_channels(file)
             match_channels(choice.spelt, self.channels, path)
             return (*choice.remarks, *file.describe_header(choice.taken))

@@ -170,6 +170,7 @@ class EDFFile(EEGFile):
         kept = [i for i, is_list in enumerate(self.header.is_annotation) if not is_list]
         self.names = tuple(self.header.labels[i] for i in kept)
         self.types = tuple("misc" if is_no_voltage(self.header.units[i]) else "eeg" for i in kept)
+        self.duration_s = 0.0 if self.header.is_discontinuous else self.header.n_records * self.header.record_s
 
     def _read(self, channels: Sequence[str]) -> RawEEG:
         header = self.header

@@ -41,12 +41,14 @@ class EEGFile:
         names: Of all its channels, as they are written.
         types: Of each, in MNE's words ("eeg", "eog", "stim", "misc", ...), as the file states or MNE takes them.
         placed: Names of those of which the file states a place on the head.
+        duration_s: By its header; 0 where there are pauses, which only reading shows.
     """
 
     source: str
     names: tuple[str, ...]
     types: tuple[str, ...]
     placed: frozenset[str] = frozenset()
+    duration_s: float
 
     def require_channels(self, channels: Sequence[str]) -> None:
         """Raise DataError where a named channel is missing, or there twice."""
@@ -110,6 +112,7 @@ class MNEFile(EEGFile):
         self.raw, self.source = raw, source
         self.names = tuple(raw.ch_names)
         self.types = tuple(raw.get_channel_types())
+        self.duration_s = raw.n_times / float(raw.info["sfreq"])
         places = [np.asarray(channel["loc"][:3]) for channel in raw.info["chs"]]
         self.placed = frozenset(n for n, x in zip(self.names, places, strict=True) if np.isfinite(x).all() and x.any())
 

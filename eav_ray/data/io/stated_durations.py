@@ -1,4 +1,5 @@
-"""How long sounds and films last by their files, without decoding them, and which last far longer than the others."""
+"""How long sounds and films last by their files, without decoding them, and which last far longer than the others, or
+than what else was recorded at the same time."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,32 @@ def describe_long_clips(durations_s: Mapping[str, float], kind: str) -> str:
     return (
         f"{kind} of {named}{more}: far longer than the others, whose median is {typical_s:.1f} s; each becomes many "
         "windows of one label. Cut them, or leave them out"
+    )
+
+
+def find_shorter_modalities(durations_s: Mapping[str, float], window_s: float) -> list[str]:
+    """List the modalities of a recording that end more than a window before the longest, sorted."""
+    longest_s = max(durations_s.values(), default=0.0)
+    return sorted(m for m, s in durations_s.items() if longest_s - s > window_s)
+
+
+def describe_unequal_lengths(durations_s: Mapping[str, Mapping[str, float]], window_s: float) -> str:
+    """Name the recordings whose modalities differ in length by more than a window, in a line; nothing without any.
+
+    Args:
+        durations_s: Seconds of each modality that is known of a recording, by the recording.
+    """
+    unequal = {name: found for name, found in durations_s.items() if find_shorter_modalities(found, window_s)}
+    if not unequal:
+        return ""
+    named = [
+        f"{name} ({', '.join(f'{m} {s:.1f} s' for m, s in sorted(found.items()))})"
+        for name, found in list(unequal.items())[:3]
+    ]
+    more = f" and {len(unequal) - 3} more" if len(unequal) > 3 else ""
+    return (
+        f"modalities differ in length by more than a window of {window_s} s: {', '.join(named)}{more}; where one has "
+        "ended it is missing. See whether the files belong to each other, and begin together"
     )
 
 

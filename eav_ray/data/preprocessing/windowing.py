@@ -9,6 +9,7 @@ import numpy as np
 
 from eav_ray.config import ModalityName, Preprocessing
 from eav_ray.data.io import audio, features, video
+from eav_ray.data.io.stated_durations import find_shorter_modalities
 from eav_ray.data.modalities.base import RecordingSignals
 from eav_ray.data.modalities.features import average_into_steps
 from eav_ray.data.modalities.registry import get_modality
@@ -175,6 +176,9 @@ def cut_signals(
     if recording.targets:
         quality["targets"] = list(recording.targets)
     quality |= {f"{m}_seconds": s for m, s in durations_s.items()}
+    if shorter := find_shorter_modalities(durations_s, window_s):
+        remark = f"{', '.join(shorter)}: over a window before the longest modality ends, and missing from then on"
+        quality["remarks"] = [*quality.get("remarks", ()), remark]
     if not arrays or (problems and preprocessing.on_bad != "partial"):
         return WindowedRecording([], problems, quality)
 

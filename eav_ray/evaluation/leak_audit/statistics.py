@@ -71,7 +71,7 @@ def audit_statistics(
 
     Args:
         trained_on: Recordings that the statistics should be of.
-        tested_on: Recordings that they must not be of.
+        tested_on: Recordings that they must not be of; none of a final model, which nothing tests.
     """
     if absent := {*trained_on, *tested_on} - set(windows.ids["id"]):
         return leave_open(STATISTICS, f"the windows of {describe_names(absent)} are not at hand")
@@ -89,9 +89,9 @@ def audit_statistics(
         distance, margin = own.measure_distance(one.values), own.measure_distance(with_test)
         if distance > TOLERANCE_SD:
             is_leak = with_test.measure_distance(one.values) <= TOLERANCE_SD
-            match = f"match {WITH_TEST}" if is_leak else f"do not match {WITH_TEST} either"
+            match = f"match {WITH_TEST}" if is_leak and tested_on else f"do not match {WITH_TEST} either"
             differing.append(f"{one.name} is off {TRAINING} by up to {distance:.3g} SD; its numbers {match}")
-        elif margin <= 2 * TOLERANCE_SD:
+        elif tested_on and margin <= 2 * TOLERANCE_SD:
             open_reasons.append(
                 f"{one.name} would be the same with test rows among the training rows (to {margin:.2g} SD)"
             )
@@ -99,8 +99,10 @@ def audit_statistics(
             settled.append(one.name)
             margins.append(margin)
     if differing or not open_reasons:
-        otherwise = f"{', '.join(settled)}: those of {TRAINING}; test rows among them would move each"
-        return judge(STATISTICS, "; ".join(differing), f"{otherwise} by {min(margins, default=0):.2g} SD or more")
+        otherwise = f"{', '.join(settled)}: those of {TRAINING}"
+        if tested_on:
+            otherwise += f"; test rows among them would move each by {min(margins, default=0):.2g} SD or more"
+        return judge(STATISTICS, "; ".join(differing), otherwise)
     return leave_open(STATISTICS, "; ".join(open_reasons))
 
 

@@ -10,6 +10,7 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, is_stored
 from eav_ray.errors import DataError
+from eav_ray.evaluation.expected_result import refuse_final
 from eav_ray.pipelines.evaluate.audited_checkpoint import EvaluatedCheckpoint
 from eav_ray.pipelines.evaluate.number_limits import require_classes
 from eav_ray.pipelines.evaluate.page_results import PageInfo
@@ -69,6 +70,7 @@ def evaluate_checkpoint(
             "predict its recordings with `eav predict` and score the table, or name the data set of the checkpoint",
         )
         return _write_transfer_page(experiment, data, checkpoint, out)
+    refuse_final(checkpoint, "tested")
     with contextlib.ExitStack() as stack:
         task = ScoringTask(checkpoint, checkpoint.split.test)
         if not is_stored(Store(experiment.store.results), task, data.index):
@@ -98,6 +100,7 @@ def _write_checkpoint_page(
     ]
     if len(modalities) > 1:
         lines += format_collapse_warnings(checkpoint.metrics)
+    lines += report.format_warnings(predictions, modalities, trained_experiment)
     out = out or f"{Store(experiment.store.results)}/results_pages/{checkpoint.key}"
     description = (
         f"{trained_experiment.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed "

@@ -14,6 +14,7 @@ from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.evaluation import protocol_comparison
 from eav_ray.evaluation.leak_audit.checks import count_outcomes
+from eav_ray.evaluation.single_class import describe_single_class, find_single_classes
 from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint
 from eav_ray.pipelines.evaluate.page_scores import PageScores
 from eav_ray.pipelines.evaluate.provenance import collect_provenance
@@ -108,6 +109,13 @@ def build_results(
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
         },
         **scored,
+        "single_class": [
+            {
+                "fold": found.fold,
+                "text": describe_single_class(found, scores.name_outputs()["classes"], trained_experiment),
+            }
+            for found in find_single_classes(predictions, [*modalities, *(["fusion"] if len(modalities) > 1 else [])])
+        ],
         "modality_collapse": [
             {"fold": one.evaluated.fold, **finding}
             for one in audited

@@ -1,6 +1,5 @@
 """What a checkpoint is worth when recordings go bad: its test recordings corrupted in steps, and predicted again."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -18,7 +17,8 @@ from eav_ray.data.recordings import DatasetReader, Listing, Recording
 from eav_ray.distributed import cluster, ray_workarounds
 from eav_ray.distributed.connection import connect_runtime
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation.compatibility import match_dataset_channels
+from eav_ray.evaluation.compatibility import match_dataset_channels, names_training_dataset
+from eav_ray.evaluation.expected_result import refuse_final
 from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT as TREE_FORMAT
 from eav_ray.evaluation.robustness import build_robustness_results
 from eav_ray.pipelines.evaluate.number_limits import require_classes
@@ -186,7 +186,10 @@ def _select_recordings(
             if names_training_dataset(checkpoint, experiment)
             else 0
         )
+        if n_trained:
+            refuse_final(checkpoint, "tested")
         return list(listing.recordings), f"all recordings of the data root, {n_trained} of them trained on or chosen by"
+    refuse_final(checkpoint, "tested")
     if not test_ids:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; give the refit checkpoint")
     subjects = experiment.data.subjects
@@ -202,18 +205,6 @@ def _select_recordings(
             "whatever is there"
         )
     return [r for r in listing.recordings if r.id in wanted_ids], "the test side of the checkpoint's own split"
-
-
-def names_training_dataset(checkpoint: OpenedCheckpoint, experiment: Experiment) -> bool:
-    """Tell whether the data set is the checkpoint's own, as `transfer.is_training_dataset` does.
-
-    A reader names the same people wherever the files lie; two sets of a user need not.
-    """
-    data, training_data = experiment.data, checkpoint.experiment.data
-    return data.dataset == training_data.dataset and (
-        data.dataset not in registry.GENERIC_DATASETS
-        or os.path.abspath(data.root) == os.path.abspath(training_data.root)
-    )
 
 
 def _list_speech_files(experiment: Experiment) -> tuple[tuple[str, str], ...]:

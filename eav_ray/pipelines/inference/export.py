@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from eav_ray.config.paths import retarget_experiment
 from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.compatibility import describe_training_recordings
 from eav_ray.evaluation.predicted_numbers import name_numbers
 from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilities
 from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
@@ -76,6 +77,9 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
     n_windows = recordings.n_windows
     counts = f"{format_count(len(recording_table), 'recording')} ({format_count(n_windows, 'window')})"
     lines = [f"{counts} predicted: {target}, {windows_path}"]
+    ids = recording_table["subject"].astype(str) + "/" + recording_table["recording"].astype(str)
+    if note := describe_training_recordings(experiment, checkpoint, ids):
+        lines.append(f"warning: {note}")
     if failed:
         what = "1 recording or file" if len(failed) == 1 else f"{len(failed)} recordings or files"
         lines += [f"{what} could not be used:", *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES])]

@@ -1,16 +1,16 @@
 """What a data set holds, and what of it cannot be used."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from eav_ray.config import MODALITIES, Experiment, order_modalities
 from eav_ray.data.datasets import registry
-from eav_ray.data.io.stated_durations import describe_long_clips, read_some_durations_s
+from eav_ray.data.io.stated_durations import describe_long_clips, describe_unequal_lengths, read_some_durations_s
 from eav_ray.data.preprocessing.signals import check_signals
-from eav_ray.data.recordings import Problem, Recording
+from eav_ray.data.recordings import DatasetReader, Problem, Recording
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess.duplicates import find_duplicate_files, format_duplicates
 from eav_ray.pipelines.preprocess.near_duplicates import find_near_duplicates, format_near_duplicates
@@ -44,11 +44,13 @@ def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck
     """
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     modalities = order_modalities({*MODALITIES, *experiment.data.modalities})
-    remarks, problems = (*listing.remarks, *_list_long_clips(listing.recordings)), listing.problems
+    remarks, problems = listing.remarks, listing.problems
     if "eeg" in experiment.data.modalities:
         dataset.wanted_channels = experiment.preprocessing.eeg.channels
         said, unusable = dataset.check_eeg_channels(listing.recordings)
         remarks, problems = (*remarks, *(f"eeg: {remark}" for remark in said)), (*problems, *unusable)
+    durations_s = _read_durations_s(listing.recordings, dataset)
+    remarks = (*remarks, *_describe_durations(durations_s, listing.recordings, experiment.preprocessing.window_s))
     problems = (*problems, *_find_signal_problems(experiment, listing.recordings))
     duplicates = find_duplicate_files(listing.recordings, experiment.data.modalities)
     classes, targets = registry.list_classes(experiment.data, dataset), experiment.data.targets.names
@@ -75,13 +77,31 @@ def _find_signal_problems(experiment: Experiment, recordings: Sequence[Recording
                 yield Problem(recording.subject, recording.recording, path, str(error))
 
 
-def _list_long_clips(recordings: Sequence[Recording]) -> tuple[str, ...]:
-    """A line for each modality some of whose files state that they last far longer than the others."""
-    lines: list[str] = []
+def _read_durations_s(recordings: Sequence[Recording], dataset: DatasetReader) -> dict[str, dict[str, float]]:
+    """Read how long files last by their headers: modality -> recording -> seconds.
+
+    Of sounds and films some are looked at (`read_some_durations_s`), of EEG what its channels were looked at for.
+    """
+    found: dict[str, dict[str, float]] = {}
     for modality in ("audio", "video"):
         paths = {r.id: path for r in recordings if (path := r.get_source(modality)) is not None}
-        lines.append(describe_long_clips(read_some_durations_s(paths), modality))
-    return tuple(line for line in lines if line)
+        found[modality] = read_some_durations_s(paths)
+    eeg_s = dataset.eeg_durations_s
+    return found | {"eeg": {r.id: s for r in recordings if r.eeg is not None and (s := eeg_s.get(r.eeg, 0.0))}}
+
+
+def _describe_durations(
+    durations_s: Mapping[str, Mapping[str, float]], recordings: Sequence[Recording], window_s: float
+) -> list[str]:
+    """Describe files that last far longer than the others, and recordings whose modalities differ, a line each."""
+    lines = [describe_long_clips(durations_s[modality], modality) for modality in ("audio", "video")]
+    by_recording: dict[str, dict[str, float]] = {}
+    for r in recordings:
+        known = {m: s for m, each in durations_s.items() if (s := each.get(r.id)) is not None}
+        spans = {m: min(s, r.spans_s[m][1]) - r.spans_s[m][0] for m, s in known.items() if m in r.spans_s}
+        by_recording[r.id] = known | spans
+    lines.append(describe_unequal_lengths(by_recording, window_s))
+    return [line for line in lines if line]
 
 
 def format_dataset_check(result: DatasetCheck) -> str:

@@ -1,12 +1,19 @@
 """Plan a search: its inner folds, the encoders that candidates share, and the study's name."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset
-from eav_ray.data.splits import Split, list_labeled_recordings, make_inner_splits, make_split
+from eav_ray.data.splits import (
+    LabeledRecording,
+    Split,
+    list_labeled_recordings,
+    make_inner_splits,
+    make_split,
+    mark_unequal_classes,
+)
 from eav_ray.errors import ConfigError
 from eav_ray.pipelines.search.search_store import SearchStore
 from eav_ray.storage import Store
@@ -101,7 +108,7 @@ def plan_search(experiment: Experiment, data: Dataset) -> SearchPlan:
         )
     check_search_space(e)
     items = list_labeled_recordings(data.windows.ids, e.data, e.seed)
-    inner, outer = make_inner_splits(items, e.split), make_refit_split(make_split(items, e.split))
+    inner, outer = make_inner_splits(items, e.split), make_refit_split(make_split(items, e.split), items)
     inner_cv = InnerCV(inner, data.digest, outer.train)
     if e.search.mode == "full":
         _check_effect(e, inner_cv)
@@ -145,6 +152,7 @@ def _has_shared_encoders(e: Experiment) -> bool:
     return not trains_own and all(key.startswith(("fusion.", "optim.")) for key in e.search.space)
 
 
-def make_refit_split(split: Split) -> Split:
+def make_refit_split(split: Split, items: Sequence[LabeledRecording]) -> Split:
     """After the choice, the rows that served it are trained on too."""
-    return replace(split, train=tuple(sorted((*split.train, *split.validation))), validation=())
+    refit = replace(split, train=tuple(sorted((*split.train, *split.validation))), validation=())
+    return mark_unequal_classes(refit, items)

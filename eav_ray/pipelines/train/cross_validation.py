@@ -223,6 +223,7 @@ def format_cv_report(
     findings = {record["fold"]: record["modality_collapse"] for record in result.fold_records}
     modalities = sorted(e.data.modalities)
     lines = [head, report.format_protocol(result.predictions, modalities, findings)]
+    lines += report.format_warnings(result.predictions, modalities, e)
     searches = {fact["fold"]: fact["search"] for fact in result.fold_records if "search" in fact}
     if searches:
         lines.append(report.format_searches(result.predictions, modalities, searches))

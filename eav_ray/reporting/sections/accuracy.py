@@ -57,6 +57,12 @@ def build_accuracy(results: ResultsTree) -> Section:
     return Section("Accuracy", [table, Note(" ".join(sentences))])
 
 
+def build_single_class(results: ResultsTree) -> Section:
+    table = build_table(results["single_class"], [("fold", "fold", ""), ("finding", "text", "")], left=True)
+    note = Note("Such a model is as accurate as its class is frequent, and its balanced accuracy that of guessing.")
+    return Section("One class for nearly all", [table, note])
+
+
 def build_subjects(results: ResultsTree) -> Section:
     rows, sources = results["subjects"], list(results["accuracy"]["sources"])
     has_reference, main_source = any("reference" in r for r in rows), sources[-1]

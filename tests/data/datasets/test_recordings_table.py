@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import soundfile
 from pyarrow import parquet
 
 from eav_ray.config import DataConfig, Experiment, override
@@ -322,6 +323,17 @@ def test_remarks_are_shown_by_check(media: Path) -> None:
     changes = {"data.dataset": "recordings_table", "data.root": path, "data.modalities": ["audio"]}
     shown = format_dataset_check(check_dataset(override(Experiment(), changes)))
     assert f"  {path}: columns that are not used: age; used are" in shown
+
+
+def test_check_names_recordings_whose_files_differ_in_length(tmp_path: Path) -> None:
+    save_eeg(tmp_path / "a_raw.fif")  # 4 s
+    for name, seconds in (("a", 4.0), ("b", 20.0)):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(int(8000 * seconds)), 8000)
+    rows = ("1,x,calm,a.wav,a_raw.fif", "1,y,glad,b.wav,a_raw.fif", "1,z,glad,b.wav,")
+    path = write(tmp_path, *rows, header="subject,recording,label,audio,eeg")
+    changes = {"data.dataset": "recordings_table", "data.root": path, "data.modalities": ["audio", "eeg"]}
+    (line,) = [r for r in check_dataset(override(Experiment(), changes)).remarks if "differ in length" in r]
+    assert "window of 5 s: 1/y (audio 20.0 s, eeg 4.0 s); where" in line
 
 
 def test_a_column_of_lists_is_refused_by_name(media: Path) -> None:

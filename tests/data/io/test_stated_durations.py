@@ -8,7 +8,9 @@ import soundfile
 
 from eav_ray.data.io.stated_durations import (
     describe_long_clips,
+    describe_unequal_lengths,
     find_long_clips,
+    find_shorter_modalities,
     read_some_durations_s,
     read_stated_duration_s,
     remark_long_clips,
@@ -63,3 +65,13 @@ def test_the_quality_of_a_long_clip_has_a_remark() -> None:
     remark_long_clips(rows)
     assert rows[3]["remarks"] == ["audio: other", "audio: far longer than the others, whose median is 2.0 s"]
     assert all("remarks" not in row for k, row in enumerate(rows) if k != 3)
+
+
+def test_modalities_that_differ_by_more_than_a_window_are_named() -> None:
+    assert find_shorter_modalities({"audio": 14.0, "eeg": 20.0, "video": 15.0}, 5) == ["audio"]  # 5 s is a window
+    assert find_shorter_modalities({"audio": 14.0}, 5) == find_shorter_modalities({}, 5) == []
+    equal = {f"p/{k}": {"audio": 20.0, "eeg": 19.0} for k in range(5)}
+    assert describe_unequal_lengths(equal, 5) == describe_unequal_lengths({}, 5) == ""
+    line = describe_unequal_lengths(equal | {f"p/x{k}": {"eeg": 20.0, "audio": 3.0} for k in range(5)}, 5)
+    assert line.startswith("modalities differ in length by more than a window of 5 s: p/x0 (audio 3.0 s, eeg 20.0 s), ")
+    assert "p/x2 (" in line and " and 2 more; where one has ended it is missing" in line and "p/x3" not in line

@@ -262,3 +262,10 @@ def test_silent_sound_is_missing_in_all_windows(tmp_path: Path) -> None:
     assert has(cut.windows, "audio") == [False] * 3 and has(cut.windows, "video") == [True] * 3
     assert cut.problems == () and "silent from beginning to end" in cut.quality["remarks"][0]
     assert "audio_db" not in cut.quality
+
+
+def test_modalities_of_other_lengths_are_a_line_of_the_quality_table(tmp_path: Path) -> None:
+    shorter = "audio, video: over a window before the longest modality ends, and missing from then on"
+    for audio_s, remarks in ((1.9, [shorter]), (3.0, [])):
+        made = cut_all(*recording(tmp_path, eeg_s=4, audio_s=audio_s, video_s=audio_s), PROFILE, ALL, eeg_channels=4)
+        assert [r for r in made.quality.get("remarks", []) if "longest" in r] == remarks

@@ -11,9 +11,8 @@ from eav_ray.config import Experiment, override
 from eav_ray.data.recordings import Recording
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation.compatibility import check_windows
+from eav_ray.evaluation.compatibility import check_windows, names_training_dataset
 from eav_ray.models.encoders.base import DataShapes
-from eav_ray.pipelines.evaluate.robustness import names_training_dataset
 from eav_ray.pipelines.inference.export import TableWriter
 from eav_ray.pipelines.inference.inference_windows import cut_raw_windows
 from eav_ray.storage import Store
