@@ -9,6 +9,7 @@ from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation.compatibility import check_windows, match_dataset_channels
+from eav_ray.pipelines.evaluate.number_limits import require_classes
 from eav_ray.pipelines.inference.predict import print_note
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.storage import Store
@@ -27,6 +28,9 @@ def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: s
         raise ConfigError(problem)
     checkpoint = open_finished_checkpoint(path)
     trained_experiment = checkpoint.experiment
+    require_classes(
+        trained_experiment.data, "`eav adapt`", "train with the person's recordings (split.protocol=within)"
+    )
     check_windows(experiment, checkpoint, data.index)
     if "eeg" in trained_experiment.data.modalities:
         index = data.index
