@@ -29,6 +29,12 @@ def check_windows(experiment: Experiment, checkpoint: OpenedCheckpoint, index: S
             f"{checkpoint.path} was trained on the classes {', '.join(checkpoint.state.classes)}, but these shards "
             f"hold {', '.join(index.classes)}; evaluate it on a data set with the same classes"
         )
+    targets = checkpoint.experiment.data.targets.names
+    if index.targets != targets:
+        raise DataError(
+            f"{checkpoint.path} predicts the numbers {', '.join(targets) or 'of no target'}, but these shards hold "
+            f"{', '.join(index.targets) or 'none'}; evaluate it on a data set with the same data.targets.columns"
+        )
 
 
 def describe_outputs(classes: Sequence[str], targets: Sequence[str]) -> str:

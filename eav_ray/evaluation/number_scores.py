@@ -190,10 +190,8 @@ def compute_positive_interval(values: np.ndarray) -> Interval:
 
 
 def score_between_subjects(pairs: pd.DataFrame) -> dict[str, Interval]:
-    """Score the subjects' mean predictions against their mean targets: `ccc` and `pearson`.
-
-    The interval is a jackknife over people on Fisher's z scale, by Student's t. A jackknife has no SD over people, as
-    nobody has a value of their own.
+    """Score the subjects' mean predictions against their mean targets: `ccc` and `pearson`, each with its interval
+    (`compute_jackknife_interval`).
 
     Args:
         pairs: From `select_pairs`.
@@ -202,10 +200,17 @@ def score_between_subjects(pairs: pd.DataFrame) -> dict[str, Interval]:
     # Of a source that diverged for a subject, what is left is not its answer.
     diverged = pairs["predicted"].isna().groupby(pairs["subject"]).any()
     means = means.assign(predicted=means["predicted"].mask(diverged)).to_numpy(float)
-    return {name: _jackknife_correlation(means, measure) for name, measure in CORRELATIONS.items()}
+    return {name: compute_jackknife_interval(means, measure) for name, measure in CORRELATIONS.items()}
 
 
-def _jackknife_correlation(means_S2: np.ndarray, measure: Callable[[np.ndarray, np.ndarray], float]) -> Interval:
+def compute_jackknife_interval(means_S2: np.ndarray, measure: Callable[[np.ndarray, np.ndarray], float]) -> Interval:
+    """Compute a correlation over people, and its interval by a jackknife on Fisher's z scale, by Student's t.
+
+    There is no SD over people, as nobody has a value of their own.
+
+    Args:
+        means_S2: A predicted and a true number a person.
+    """
     n = len(means_S2)
     if not has_differing_targets(means_S2[:, 1]):
         return Interval(*[math.nan] * 4)

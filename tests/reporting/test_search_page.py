@@ -52,3 +52,13 @@ def test_no_candidate_of_the_front_is_beaten_in_both() -> None:
             (whole["score"] > one["score"]) & (whole["cost"] <= one["cost"])
         )
         assert (number in best.index) != beaten.any()
+
+
+def test_candidates_that_predict_numbers_have_a_ccc_and_no_percent() -> None:
+    rows = draw_candidates(30, priced=False)
+    rows = rows.rename(columns={SELECTION_METRIC: "recording_ccc"})
+    found = summarize_candidates(rows)
+    means = rows.groupby("candidate")["recording_ccc"].mean()
+    assert found["score"].dropna().to_numpy() == pytest.approx(means.dropna().to_numpy())
+    page = render_search_page("s", rows, SHARES, SearchConfig(space=SPACE))
+    assert "mean CCC of the targets" in page and "accuracy" not in page and "score, %" not in page

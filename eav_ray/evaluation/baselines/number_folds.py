@@ -22,7 +22,7 @@ from eav_ray.evaluation.number_scores import (
     score_subjects,
     select_pairs,
 )
-from eav_ray.evaluation.results_tree import ResultsTree
+from eav_ray.evaluation.results_tree import ResultsTree, to_json_value
 from eav_ray.training.metrics import (
     MEAN_SOURCE,
     RECORDING_COLUMNS,
@@ -124,7 +124,7 @@ def summarize_number_baselines(
             row["n_counted"] = int(scores["counts"].sum()) if within else len(scores)
             for name, one in found.items():
                 row |= {name: one.mean, f"{name}_sd": one.sd, f"{name}_interval": [one.low, one.high]}
-            rows.append(row)
+            rows.append(to_json_value(row))
     return rows
 
 

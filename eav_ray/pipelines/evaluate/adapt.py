@@ -10,6 +10,7 @@ from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation.compatibility import check_windows, match_dataset_channels
 from eav_ray.evaluation.expected_result import refuse_final
+from eav_ray.pipelines.evaluate.number_limits import require_classes
 from eav_ray.pipelines.inference.checkpoint_names import record_latest
 from eav_ray.pipelines.inference.predict import print_note
 from eav_ray.pipelines.train.workload import announce_workload
@@ -30,6 +31,9 @@ def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: s
     checkpoint = open_finished_checkpoint(path)
     refuse_final(checkpoint, "adapted")
     trained_experiment = checkpoint.experiment
+    require_classes(
+        trained_experiment.data, "`eav adapt`", "train with the person's recordings (split.protocol=within)"
+    )
     check_windows(experiment, checkpoint, data.index)
     if "eeg" in trained_experiment.data.modalities:
         index = data.index

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -15,6 +16,26 @@ from eav_ray.reporting.figures import add_legend, make_axes
 from eav_ray.reporting.formatting import format_value
 from eav_ray.reporting.html import Drawing, Section, Table, build_table
 from eav_ray.training.run_spec import SELECTION_METRIC
+
+
+@dataclass(frozen=True)
+class CandidateScore:
+    """The score that candidates are chosen by, as a page shows it."""
+
+    column: str  # of the table of candidates and folds
+    label: str
+    scale: float
+    unit: str
+    digits: int
+
+    @property
+    def form(self) -> str:
+        """Return the format of a score."""
+        return f".{self.digits}f"
+
+
+ACCURACY_SCORE = CandidateScore(SELECTION_METRIC, "balanced accuracy of recordings, %", 100, " %", 1)
+
 
 COST_LABELS = {"parameters": "parameters of the model", "gmac": "10⁹ multiplications a window"}
 
@@ -29,11 +50,11 @@ def build_search_sections(
     candidate_folds: pd.DataFrame, importances: dict[str, float], search: SearchConfig
 ) -> list[Section]:
     """Build the parts of the page, for a page that shows more. Arguments as for `render_search_page`."""
-    candidates, label = summarize_candidates(candidate_folds), name_score(candidate_folds)
+    score, candidates = choose_candidate_score(candidate_folds), summarize_candidates(candidate_folds)
     finished = candidates[candidates["state"] == "COMPLETE"]
-    history = Drawing(_plot_history(candidates, label), _describe_history(candidates))
+    history = Drawing(_plot_history(candidates, score), _describe_history(candidates, score))
     sections = [
-        Section("Best candidates", [f"Scores are {label}.", _build_candidate_table(finished)]),
+        Section("Best candidates", [_build_candidate_table(finished, score)]),
         Section("Scores, in the order of the search", [history]),
     ]
     if importances:
@@ -42,28 +63,32 @@ def build_search_sections(
         sections.append(Section("Which keys mattered", [note, Drawing(_plot_importances(importances), caption)]))
     if len(finished) > 1:
         caption = "Each line is a finished candidate, through its values and its score; the table above has the best."
-        drawing = Drawing(_plot_parallel_coordinates(finished, search, label), caption)
+        drawing = Drawing(_plot_parallel_coordinates(finished, search, score), caption)
         sections.append(Section("Which values went together", [drawing]))
     if "cost" in finished:
         caption = "Score against cost of each finished candidate; those that no other beats in both are joined."
-        sections.append(Section("Score against cost", [Drawing(_plot_costs(finished, search.cost, label), caption)]))
+        sections.append(Section("Score against cost", [Drawing(_plot_costs(finished, search.cost, score), caption)]))
     return sections
 
 
-def name_score(candidate_folds: pd.DataFrame) -> str:
-    """Name what candidates are chosen by."""
-    has_numbers = "validation_recording_ccc" in candidate_folds
-    return "mean CCC of recordings, × 100" if has_numbers else "balanced accuracy of recordings, %"
+def choose_candidate_score(candidate_folds: pd.DataFrame) -> CandidateScore:
+    """Choose the score by what candidates were measured by: balanced accuracy, or where numbers are predicted, CCC."""
+    if "validation_recording_ccc" in candidate_folds:
+        return CandidateScore(SELECTION_METRIC, "mean CCC of recordings", 1, "", 3)
+    return ACCURACY_SCORE
 
 
 def summarize_candidates(candidate_folds: pd.DataFrame) -> pd.DataFrame:
-    """One row a candidate, in order: `state`, `score` (times 100, mean over its folds), `folds`, `changes`, `cost`."""
+    """One row a candidate, in order: `state`, `score` (as the page shows it, mean over its folds), `folds`, `changes`,
+    `cost`.
+    """
+    score = choose_candidate_score(candidate_folds)
     by_candidate = candidate_folds.groupby("candidate")
-    scores = by_candidate[SELECTION_METRIC].agg(score="mean", folds="size", sd="std")
+    scores = by_candidate[score.column].agg(score="mean", folds="size", sd="std")
     constants = [name for name in ("state", "changes", "cost") if name in candidate_folds]
     summary = by_candidate[constants].first().join(scores)
     summary["changes"] = summary["changes"].map(json.loads)
-    return summary.assign(score=summary["score"] * 100, sd=summary["sd"] * 100)
+    return summary.assign(score=summary["score"] * score.scale, sd=summary["sd"] * score.scale)
 
 
 def select_pareto_front(finished: pd.DataFrame) -> pd.DataFrame:
@@ -72,38 +97,40 @@ def select_pareto_front(finished: pd.DataFrame) -> pd.DataFrame:
     return ordered[ordered["score"] > ordered["score"].cummax().shift(fill_value=-math.inf)]
 
 
-def _build_candidate_table(finished: pd.DataFrame) -> Table:
+def _build_candidate_table(finished: pd.DataFrame, score: CandidateScore) -> Table:
     best = finished.sort_values("score", ascending=False, kind="stable").head(MAX_TABLE_ROWS)
     keys = sorted({key for changes in best["changes"] for key in changes})
     rows = [{"candidate": number, **row.to_dict(), **row["changes"]} for number, row in best.iterrows()]
-    columns = [("candidate", "candidate", ""), ("score", "score", ".1f"), ("SD over folds", "sd", ".1f")]
+    heading = "score, %" if score.unit else "score"
+    columns = [("candidate", "candidate", ""), (heading, "score", score.form), ("SD over folds", "sd", score.form)]
     columns += [("cost", "cost", ",.6g")] if "cost" in best else []
     return build_table(rows, [*columns, *((key, key, format_value) for key in keys)])
 
 
-def _describe_history(candidates: pd.DataFrame) -> str:
+def _describe_history(candidates: pd.DataFrame, score: CandidateScore) -> str:
     finished_scores = candidates[candidates["state"] == "COMPLETE"]["score"]
     if finished_scores.empty:
         return "No candidate has a score."
     best = finished_scores.idxmax()
-    score_range = f"from {finished_scores.min():.1f} to {finished_scores.max():.1f}"
+    low, high = format(finished_scores.min(), score.form), format(finished_scores.max(), score.form)
+    score_range = f"from {low} to {high}{score.unit}"
     return f"Scores of {len(finished_scores)} finished candidates, {score_range}; the best is number {best}."
 
 
-def _plot_history(candidates: pd.DataFrame, label: str) -> Figure:
+def _plot_history(candidates: pd.DataFrame, score: CandidateScore) -> Figure:
     figure, axes = make_axes(7.5, 3.2)
-    for state, (state_label, marker) in STATE_STYLES.items():
+    for state, (label, marker) in STATE_STYLES.items():
         in_state = candidates[candidates["state"] == state]
         # One that failed has no score; it stands at the lower edge.
         scores = in_state["score"].fillna(candidates["score"].min() if candidates["score"].notna().any() else 0.0)
         if len(in_state):
-            axes.plot(in_state.index.to_numpy(), scores.to_numpy(), marker, ms=4, label=state_label)
+            axes.plot(in_state.index.to_numpy(), scores.to_numpy(), marker, ms=4, label=label)
     finished_scores = candidates[candidates["state"] == "COMPLETE"]["score"]
     best_scores = finished_scores.cummax()
     axes.step(
         best_scores.index.to_numpy(), best_scores.to_numpy(), where="post", lw=1, color="0.3", label="best so far"
     )
-    axes.set(xlabel="candidate", ylabel=label)
+    axes.set(xlabel="candidate", ylabel=score.label)
     add_legend(axes, fontsize=8)
     return figure
 
@@ -117,7 +144,7 @@ def _plot_importances(importances: dict[str, float]) -> Figure:
     return figure
 
 
-def _plot_parallel_coordinates(finished: pd.DataFrame, search: SearchConfig, score_label: str) -> Figure:
+def _plot_parallel_coordinates(finished: pd.DataFrame, search: SearchConfig, score: CandidateScore) -> Figure:
     """Parallel coordinates: an axis a key, the score as the last; a line a candidate, its colour the score."""
     keys = list(finished["changes"].iloc[0])
     columns = [_compute_axis_positions([c[key] for c in finished["changes"]], search.space[key].log) for key in keys]
@@ -135,7 +162,7 @@ def _plot_parallel_coordinates(finished: pd.DataFrame, search: SearchConfig, sco
         axes.axvline(axis, color="0.6", lw=0.8)
         for at, label in ticks:
             axes.text(axis + 0.03, at, label, fontsize=7, va="center", bbox={"fc": "white", "ec": "none", "pad": 0.5})
-    axes.set_xticks(range(len(columns)), [*keys, score_label.replace(" of ", "\nof ")], fontsize=8)
+    axes.set_xticks(range(len(columns)), [*keys, score.label.replace(" of ", "\nof ")], fontsize=8)
     axes.set(yticks=[], xlim=(-0.1, len(columns) - 0.6), ylim=(-0.06, 1.06))
     axes.spines[:].set_visible(False)
     return figure
@@ -154,10 +181,10 @@ def _compute_axis_positions(values: Sequence[Any], log: bool) -> tuple[list[floa
     return [(v - low) / (high - low) for v in scaled], ticks
 
 
-def _plot_costs(finished: pd.DataFrame, cost: str, label: str) -> Figure:
+def _plot_costs(finished: pd.DataFrame, cost: str, score: CandidateScore) -> Figure:
     figure, axes = make_axes(7.5, 3.4)
     front = select_pareto_front(finished)
     axes.plot(finished["cost"].to_numpy(), finished["score"].to_numpy(), "o", ms=4, color="0.6")
     axes.plot(front["cost"].to_numpy(), front["score"].to_numpy(), "o-", ms=5)
-    axes.set(xlabel=COST_LABELS[cost], ylabel=label)
+    axes.set(xlabel=COST_LABELS[cost], ylabel=score.label)
     return figure
