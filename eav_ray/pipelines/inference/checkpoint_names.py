@@ -210,8 +210,11 @@ def record_latest(results: Store, folder: Folder, key: str) -> None:
     Nothing where the store cannot be written: what is finished may be read there all the same.
     """
     record = {"format": LATEST_FORMAT, "folder": folder, "key": key}
+    kept = None
     with contextlib.suppress(DataError):
-        if not results.exists(LATEST_FILE) or results.read_json(LATEST_FILE) != record:
+        kept = results.read_json(LATEST_FILE) if results.exists(LATEST_FILE) else None
+    if kept != record:
+        with contextlib.suppress(DataError):
             results.write_json(LATEST_FILE, record)
 
 
