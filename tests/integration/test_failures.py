@@ -67,5 +67,5 @@ def test_a_training_that_fails_each_time_is_told_with_the_error_of_the_rank_that
             process.wait()
     assert process.returncode == 2 and "Traceback" not in reported, reported
     line = reported.splitlines()[-1]
-    assert "1 of 1 runs failed" in line
+    assert "1 of 1 training failed" in line
     assert 'its workers ended 3 times without progress: KeyError: "an error of the second rank\'s own"' in line

@@ -209,8 +209,13 @@ def record_latest(results: Store, folder: Folder, key: str) -> None:
 
     Nothing where the store cannot be written: what is finished may be read there all the same.
     """
+    record = {"format": LATEST_FORMAT, "folder": folder, "key": key}
+    kept = None
     with contextlib.suppress(DataError):
-        results.write_json(LATEST_FILE, {"format": LATEST_FORMAT, "folder": folder, "key": key})
+        kept = results.read_json(LATEST_FILE) if results.exists(LATEST_FILE) else None
+    if kept != record:
+        with contextlib.suppress(DataError):
+            results.write_json(LATEST_FILE, record)
 
 
 def _read_latest(results: Store) -> NamedModel:

@@ -77,9 +77,15 @@ def test_latest_is_what_ended_last(store: Store) -> None:
     store.delete(f"protocols/{PROTOCOL}")
     with pytest.raises(DataError, match=f"latest.json names {PROTOCOL}, which is not there any more"):
         find_checkpoint("latest/1", store.root)
-    store.write_json("latest.json", [])
-    with pytest.raises(DataError, match=r"latest\.json"):
-        find_checkpoint("latest", store.root)
+    for damaged in (b"[]", b"{"):
+        store.write("latest.json", damaged)
+        with pytest.raises(DataError, match=r"latest\.json"):
+            find_checkpoint("latest", store.root)
+    record_latest(store, "runs", FUSION)
+    assert find_checkpoint("latest", store.root).key == FUSION
+    written = (Path(store.root) / "latest.json").stat().st_mtime_ns
+    record_latest(store, "runs", FUSION)
+    assert (Path(store.root) / "latest.json").stat().st_mtime_ns == written
 
 
 def damage_record(store: Store) -> None:
