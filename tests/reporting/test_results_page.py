@@ -53,6 +53,7 @@ def build_tree(modalities: list[str] = MODALITIES, subjects: int = 8) -> Results
         "comparisons": summary.compare_sources(table, modalities),
         "confusion": summary.count_confusions(table, modalities, 3),
         "weights": summary.summarize_modality_weights(table, modalities, CLASSES),
+        "single_class": [{"fold": 1, "text": "eeg names <calm> for 760 of 767 windows; weigh the classes"}],
         "modality_collapse": [{"fold": 0, "check": "single attention key", "value": 1.0, "text": "sees <one> key"}],
         "histories": {"0": dict.fromkeys(names, history), "1": dict.fromkeys(names, history)},
         "generalization_gap": summary.compute_generalization_gap(table, other, modalities),
@@ -100,6 +101,7 @@ def shown(tree: ResultsTree) -> str:
 
 SECTIONS = [
     "Accuracy",
+    "One class for nearly all",
     "Baselines",
     "Protocols side by side",
     "People",
@@ -124,6 +126,7 @@ def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: Res
     assert re.findall(r"<h2 id=\"[^\"]+\">(.*?)</h2>", shown) == SECTIONS
     bare = copy.deepcopy(tree)
     for name in (
+        "single_class",
         "baselines",
         "protocols",
         "seeds",
@@ -141,6 +144,11 @@ def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: Res
     assert heads == ["Accuracy", "People", "Comparisons", "Confusion", "Calibration", "Leak audit", "Reproduce"]
     links = re.findall(r'<a href="#([^"]+)">', shown)
     assert len(links) == len(SECTIONS) and all(f'<h2 id="{link}">' in shown for link in links)
+
+
+def test_a_model_of_one_class_is_named_on_page_and_card(tree: ResultsTree, shown: str) -> None:
+    line = "eeg names {}calm{} for 760 of 767 windows; weigh the classes"
+    assert line.format("&lt;", "&gt;") in shown and f"- {line.format('<', '>')}" in render_model_card(tree)
 
 
 def test_what_data_say_is_text_and_nothing_is_fetched(shown: str) -> None:

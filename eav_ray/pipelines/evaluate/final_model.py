@@ -169,7 +169,7 @@ def _describe_final_model(checkpoint: OpenedCheckpoint, data: Dataset, results: 
         raise DataError(f"{checkpoint.path} fails the leak audit: {audit.first_failure}; train it again")
     expected, split = checkpoint.metrics["expected_result"], checkpoint.split
     subjects = {recording.split("/")[0] for recording in split.train}
-    outcome = describe_outcomes(count_outcomes(check.outcome for check in audit.checks))
+    outcome = describe_outcomes({str(k): n for k, n in count_outcomes(check.outcome for check in audit.checks).items()})
     settings = "settings: those of the experiment"
     if finding.choice:
         settings = f"settings: {format_changes(finding.changes)}: {finding.choice}"
