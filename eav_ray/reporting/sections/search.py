@@ -22,7 +22,6 @@ from eav_ray.training.run_spec import SELECTION_METRIC
 class CandidateScore:
     """The score that candidates are chosen by, as a page shows it."""
 
-    column: str  # of the table of candidates and folds
     label: str
     scale: float
     unit: str
@@ -34,7 +33,7 @@ class CandidateScore:
         return f".{self.digits}f"
 
 
-ACCURACY_SCORE = CandidateScore(SELECTION_METRIC, "balanced accuracy of recordings, %", 100, " %", 1)
+ACCURACY_SCORE = CandidateScore("balanced accuracy of recordings, %", 100, " %", 1)
 
 
 COST_LABELS = {"parameters": "parameters of the model", "gmac": "10⁹ multiplications a window"}
@@ -74,7 +73,7 @@ def build_search_sections(
 def choose_candidate_score(candidate_folds: pd.DataFrame) -> CandidateScore:
     """Choose the score by what candidates were measured by: balanced accuracy, or where numbers are predicted, CCC."""
     if "validation_recording_ccc" in candidate_folds:
-        return CandidateScore(SELECTION_METRIC, "mean CCC of recordings", 1, "", 3)
+        return CandidateScore("mean CCC of recordings", 1, "", 3)
     return ACCURACY_SCORE
 
 
@@ -84,7 +83,7 @@ def summarize_candidates(candidate_folds: pd.DataFrame) -> pd.DataFrame:
     """
     score = choose_candidate_score(candidate_folds)
     by_candidate = candidate_folds.groupby("candidate")
-    scores = by_candidate[score.column].agg(score="mean", folds="size", sd="std")
+    scores = by_candidate[SELECTION_METRIC].agg(score="mean", folds="size", sd="std")
     constants = [name for name in ("state", "changes", "cost") if name in candidate_folds]
     summary = by_candidate[constants].first().join(scores)
     summary["changes"] = summary["changes"].map(json.loads)
