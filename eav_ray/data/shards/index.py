@@ -12,7 +12,7 @@ from eav_ray.errors import DataError
 from eav_ray.storage import Store, check_format, check_store_name, sha256
 
 INDEX_FILE = "index.json"
-SHARDS_FORMAT = 2  # raise when windows come out differently, or the index changes: other shards are not reused
+SHARDS_FORMAT = 3  # raise when windows come out differently, or the index changes: other shards are not reused
 
 
 @dataclass(frozen=True)
