@@ -15,8 +15,8 @@ from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import find_finished_runs
 from eav_ray.words import format_count, format_duration
 
-RUN_OVERHEAD_S = 3.0  # of a training beside its epochs, where none was measured here
-SEARCH_START_S = 15.0  # of Ray Tune, to its first candidate, where no search was measured here
+RUN_OVERHEAD_S = 3.0  # assumed of a training beside its epochs, where none was measured here
+SEARCH_START_S = 15.0  # assumed of Ray Tune, to its first candidate, where no search was measured here
 
 
 def announce_workload(

@@ -1,5 +1,6 @@
 """A checkpoint is found by a path or by the beginning of a name; what is not there is said to not be there."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,8 +62,7 @@ def test_a_path_comes_first(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
     assert find_checkpoint(f"results/runs/{FUSION}", "/nowhere").key == FUSION
     assert find_checkpoint("results/runs/fusion-3f", "/nowhere").key == FUSION
     # A checkpoint that somebody keeps in a folder of that name.
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "mine").symlink_to(Path(own.path))
+    shutil.copytree(own.path, tmp_path / "runs" / "mine")
     assert find_checkpoint("runs/mine", "/nowhere").key == "own"
 
 
