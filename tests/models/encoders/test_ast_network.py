@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,11 @@ def build_both(stride: int, dropout: float) -> tuple[ASTNetwork, ASTModel]:
     torch.manual_seed(3)
     own = ASTNetwork(width=WIDTH, depth=DEPTH, heads=HEADS, n_patches=n_patches, stride=stride, dropout=dropout)
     torch.manual_seed(3)
-    strides = {"time_stride": stride, "frequency_stride": stride}
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "max_length": MAX_LENGTH}
-    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
-    return own, ASTModel(ASTConfig(**sizes, **strides, **rates, intermediate_size=4 * WIDTH))
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
+    sizes |= {"intermediate_size": 4 * WIDTH, "max_length": MAX_LENGTH}
+    sizes |= {"time_stride": stride, "frequency_stride": stride}
+    sizes |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
+    return own, ASTModel(ASTConfig(**sizes))
 
 
 @pytest.mark.parametrize(("stride", "dropout"), [(16, 0.0), (10, 0.3)])
@@ -42,7 +44,8 @@ def test_weights_outputs_and_gradients_are_equal(stride: int, dropout: float) ->
     expected.pooler_output.square().sum().backward()
     gradients = dict(theirs.named_parameters())
     for name, parameter in own.named_parameters():
-        assert parameter.grad is not None and torch.equal(parameter.grad, gradients[name].grad), name
+        found, wanted = parameter.grad, gradients[name].grad
+        assert found is not None and wanted is not None and torch.equal(found, wanted), name
 
 
 def test_recomputed_activations_change_nothing() -> None:
