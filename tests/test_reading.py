@@ -53,7 +53,9 @@ def test_eeg_becomes_epochs_with_labels_in_volts(experiment: Experiment) -> None
     epochs = eav_ray.read_epochs(experiment, subjects=["p0", "p1"])
     assert isinstance(epochs, mne.EpochsArray) and len(epochs) == 2 * RECORDINGS - 1
     assert epochs.event_id == {"a": 0, "b": 1} and epochs.info["sfreq"] == 100
-    assert set(epochs["b"].metadata["label"]) == {"b"} and epochs.metadata["recording"].tolist()[2:4] == ["002", "004"]
+    labels, metadata = epochs["b"].metadata, epochs.metadata
+    assert labels is not None and metadata is not None
+    assert set(labels["label"]) == {"b"} and metadata["recording"].tolist()[2:4] == ["002", "004"]
     values = epochs.get_data(copy=True)
     assert np.std(values[-8:]) == pytest.approx(2e-6, rel=0.05)  # the second subject has twice the noise of the first
     assert epochs.ch_names == list(EAV_CHANNELS) and epochs.get_montage() is not None
