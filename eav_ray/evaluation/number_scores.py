@@ -23,19 +23,17 @@ from eav_ray.training.metrics import (
     average_per_recording,
     list_truth_columns,
 )
-from eav_ray.training.number_scores import MIN_RECORDINGS, compute_ccc, compute_pearson, compute_rmse
+from eav_ray.training.number_scores import (
+    compute_ccc,
+    compute_pearson,
+    compute_rmse,
+    has_differing_targets,
+)
 
 Level = Literal["within", "between"]
 CONSTANT_SOURCE = "constant"  # the mean of the targets that a fold was trained on, whatever the recording
-EQUAL = 1e-12  # means of equal numbers differ by less, as a share of them
 
-
-def _measure_ccc(predicted: np.ndarray, true: np.ndarray) -> float:
-    ccc = compute_ccc(predicted, true)
-    return 0.0 if abs(ccc) < EQUAL else ccc  # of a constant it is 0 but for rounding
-
-
-CORRELATIONS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"ccc": _measure_ccc, "pearson": compute_pearson}
+CORRELATIONS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"ccc": compute_ccc, "pearson": compute_pearson}
 
 
 def list_number_sources(modalities: Sequence[str], windows: pd.DataFrame | None = None) -> list[str]:
@@ -108,11 +106,6 @@ def select_pairs(recordings: pd.DataFrame, source: str, position: int) -> pd.Dat
     )
     known = table["true"].notna()
     return table[known if is_always_present(source) else known & table["predicted"].notna()]
-
-
-def has_differing_targets(true: np.ndarray) -> bool:
-    """Whether there are so many true numbers, and so different ones, that a correlation with them is defined."""
-    return len(true) >= MIN_RECORDINGS and float(np.ptp(true)) > EQUAL * float(np.abs(true).max())
 
 
 def find_level(recordings: pd.DataFrame, position: int) -> Level:

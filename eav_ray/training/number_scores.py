@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+COMPUTED_TOLERANCE = 1e-6  # models compute in single precision: what differs by less is one number
 MIN_RECORDINGS = 3  # of a subject, from which a correlation over them says anything: of two it is always 1 or -1
 
 
@@ -16,6 +17,8 @@ def compute_ccc(predicted: np.ndarray, true: np.ndarray) -> float:
     if not _is_defined(predicted, true):
         return np.nan
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    if not differ(predicted, COMPUTED_TOLERANCE):
+        return 0.0
     covariance = ((predicted - predicted.mean()) * (true - true.mean())).mean()
     return float(2 * covariance / (predicted.var() + true.var() + (predicted.mean() - true.mean()) ** 2))
 
@@ -29,7 +32,7 @@ def compute_pearson(predicted: np.ndarray, true: np.ndarray) -> float:
     if not _is_defined(predicted, true):
         return np.nan
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
-    if np.ptp(predicted) <= 1e-12 * max(1.0, float(np.abs(predicted).max())):
+    if not differ(predicted, COMPUTED_TOLERANCE):
         return 0.0
     return float(np.corrcoef(predicted, true)[0, 1])
 
@@ -43,7 +46,17 @@ def compute_rmse(predicted: np.ndarray, true: np.ndarray) -> float:
 
 def _is_defined(predicted: np.ndarray, true: np.ndarray) -> bool:
     is_finite = np.isfinite(predicted).all() and np.isfinite(true).all()
-    return bool(is_finite and len(true) >= MIN_RECORDINGS and np.ptp(true) > 0)
+    return bool(is_finite and has_differing_targets(true))
+
+
+def differ(values: np.ndarray, tolerance: float = 1e-9) -> bool:
+    """Tell whether numbers differ by more than rounding, a share of the largest."""
+    return len(values) > 0 and float(np.ptp(values)) > tolerance * float(np.abs(values).max())
+
+
+def has_differing_targets(true: np.ndarray) -> bool:
+    """Tell whether a subject's true numbers are enough, and different enough, for a correlation over them."""
+    return len(true) >= MIN_RECORDINGS and differ(true)
 
 
 def score_numbers(values_RK: np.ndarray, true_RK: np.ndarray, subject_R: np.ndarray) -> dict[str, float]:
@@ -67,11 +80,11 @@ def _score_target(value_R: np.ndarray, true_R: np.ndarray, subject_R: np.ndarray
     groups = [(own["value"].to_numpy(), own["true"].to_numpy()) for _, own in table.groupby("subject")]
     rmse = float(np.mean([compute_rmse(value, true) for value, true in groups])) if groups else np.nan
     # Who counts depends on the truth alone: a model that fails for a subject must not lose them.
-    within = [pair for pair in groups if len(pair[1]) >= MIN_RECORDINGS and np.ptp(pair[1]) > 0]
+    within = [pair for pair in groups if has_differing_targets(pair[1])]
     if within:
         ccc, pearson = (float(np.mean([measure(*p) for p in within])) for measure in (compute_ccc, compute_pearson))
         return {"ccc": ccc, "pearson": pearson, "rmse": rmse}
     means = table.groupby("subject")[["value", "true"]].mean()
-    if len(means) >= MIN_RECORDINGS and np.ptp(means["true"]) > 0:
+    if has_differing_targets(means["true"].to_numpy()):
         value_R, true_R = means["value"].to_numpy(), means["true"].to_numpy()
     return {"ccc": compute_ccc(value_R, true_R), "pearson": compute_pearson(value_R, true_R), "rmse": rmse}

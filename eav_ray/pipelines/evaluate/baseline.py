@@ -12,7 +12,6 @@ from tqdm import tqdm
 from eav_ray.config import Experiment, build_experiment, digest, order_modalities, to_dict
 from eav_ray.data.io import parquet
 from eav_ray.data.modalities.registry import get_modality
-from eav_ray.data.recordings import TARGET_PREFIX
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import (
     CROSS_SUBJECT_PROTOCOLS,
@@ -143,7 +142,7 @@ def _compute_baselines(
         for m in tqdm(modalities, desc="features", unit="modality", disable=None)
     }
     label = data.windows.ids["id"].map({i.id: i.label for i in items}).fillna(-1).to_numpy(np.int64)
-    shared = BaselineData(data.windows.ids, label, inputs, len(data.index.classes), _read_targets(data))
+    shared = BaselineData(data.windows.ids, label, inputs, len(data.index.classes), _list_targets(data, items))
     tables, records = [], []
     predicted = zip(
         folds, predict_folds(shared, folds, sources, e.split, _count_processes(shared, len(folds))), strict=True
@@ -155,11 +154,13 @@ def _compute_baselines(
     return BaselineResult(pd.concat(tables, ignore_index=True), titles, records, data.digest)
 
 
-def _read_targets(data: Dataset) -> np.ndarray | None:
-    """Read (windows, targets) true numbers; None where classes are predicted."""
+def _list_targets(data: Dataset, items: Sequence[LabeledRecording]) -> np.ndarray | None:
+    """List (windows, targets) numbers, NaN of recordings that are not used; None where classes are predicted."""
     if not data.index.targets:
         return None
-    return data.windows.ids[[f"{TARGET_PREFIX}{k}" for k in range(len(data.index.targets))]].to_numpy(np.float64)
+    by_id = {i.id: i.targets for i in items}
+    unknown = (np.nan,) * len(data.index.targets)
+    return np.array([by_id.get(i, unknown) for i in data.windows.ids["id"]], np.float64)
 
 
 def _summarize(predictions: pd.DataFrame, titles: dict[str, str], data: Dataset) -> list[ResultsTree]:
