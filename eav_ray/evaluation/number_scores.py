@@ -24,9 +24,12 @@ from eav_ray.training.metrics import (
     list_truth_columns,
 )
 from eav_ray.training.number_scores import (
+    COMPUTED_TOLERANCE,
+    MIN_RECORDINGS,
     compute_ccc,
     compute_pearson,
     compute_rmse,
+    differ,
     has_differing_targets,
 )
 
@@ -225,6 +228,6 @@ def compute_calibration(pairs: pd.DataFrame) -> dict[str, float]:
     if not len(true) or not np.isfinite(predicted).all():
         return {"slope": math.nan, "bias": math.nan}
     spread = predicted - predicted.mean()
-    varies = len(true) >= MIN_RECORDINGS and float(np.ptp(predicted)) > EQUAL * float(np.abs(predicted).max())
+    varies = len(true) >= MIN_RECORDINGS and differ(predicted, COMPUTED_TOLERANCE)
     slope = float((spread * true).sum() / np.square(spread).sum()) if varies else math.nan
     return {"slope": slope, "bias": float((predicted - true).mean())}
