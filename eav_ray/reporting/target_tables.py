@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eav_ray.reporting.figures import make_panels
 from eav_ray.reporting.html import Drawing, Table
@@ -56,5 +57,5 @@ def _plot_distributions(targets: Sequence[str], values_NK: np.ndarray) -> Figure
         else:
             axes.hist(x, bins=N_BINS)
         axes.set(ylabel="recordings")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

@@ -117,14 +117,12 @@ def build_points(results: ResultsTree) -> Section:
         f"{', '.join(points)}; the line is where both are equal."
     )
     n_points = sum(len(rows) for rows in points.values())
-    drawing = Drawing(figure, caption) if n_points <= MAX_DRAWN_POINTS else Picture(figure)
+    drawing = (Drawing if n_points <= MAX_DRAWN_POINTS else Picture)(figure, caption)
     note = (
         f"{'; '.join(sentences)}. Over all recordings. A slope of 1 and a bias of 0 are right: below 1 predictions are "
         "spread too far, above 1 too little; the bias is predicted less true."
     )
-    return Section(
-        "Predicted against true", [drawing, Note(note if n_points <= MAX_DRAWN_POINTS else f"{caption} {note}")]
-    )
+    return Section("Predicted against true", [drawing, Note(note)])
 
 
 def build_number_subjects(results: ResultsTree) -> Section:
