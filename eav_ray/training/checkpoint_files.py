@@ -134,7 +134,7 @@ def _parse_scale(tree: dict[str, Any]) -> TargetScale:
     scale = TargetScale(tuple(map(str, tree["names"])), tuple(map(float, tree["mean"])), tuple(map(float, tree["sd"])))
     is_scale = len(scale.names) == len(scale.mean) == len(scale.sd) and all(0 < sd < math.inf for sd in scale.sd)
     if not scale.names or not is_scale or not all(map(math.isfinite, scale.mean)):
-        raise ValueError("targets")
+        raise ValueError
     return scale
 
 
