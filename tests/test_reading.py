@@ -16,7 +16,7 @@ from eav_ray.data.datasets.eav import EAV_CHANNELS
 from eav_ray.data.io import parquet
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.data.shards.window_cache import WindowCache
-from eav_ray.pipelines.train.cross_validation import FORMAT_VERSION
+from eav_ray.pipelines.train.fold_records import FOLDS_FORMAT
 from eav_ray.storage import Store, encode_documents
 from tests.helpers.audits import PEOPLE, RECORDINGS, make_experiment, store_windows
 from tests.helpers.checkpoints import make_checkpoint, save_checkpoint
@@ -67,7 +67,7 @@ def test_eeg_becomes_epochs_with_labels_in_volts(experiment: Experiment) -> None
 def write_protocol(store: Store, name: str, predictions: pd.DataFrame, e: Experiment) -> None:
     checkpoint = save_checkpoint(store, make_checkpoint(e, CLASSES, key=f"run-{name}"))
     records = [{"fold": k, "run": "r", "checkpoint": checkpoint.prefix, "test": []} for k in (0, 1)]
-    documents = {"experiment": to_dict(e), "folds": {"format": FORMAT_VERSION, "folds": records}}
+    documents = {"experiment": to_dict(e), "folds": {"format": FOLDS_FORMAT, "folds": records}}
     store.commit(
         f"protocols/{name}",
         encode_documents(documents) | {"predictions.parquet": parquet.encode_dataframe(predictions)},
