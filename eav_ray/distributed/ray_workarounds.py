@@ -303,19 +303,6 @@ def configure_ray_data() -> None:
             handler.setLevel(logging.CRITICAL)
 
 
-def end_ray_data_actors() -> None:
-    """End the two actors that Ray Data leaves behind, of 115 MB each; where it needs them again, it starts them.
-
-    To be called on a Ray of the job's own: on a cluster they serve all jobs.
-    """
-    from ray.data._internal.stats import STATS_ACTOR_NAME, STATS_ACTOR_NAMESPACE
-
-    coordinator = "AutoscalingCoordinator"
-    for name, namespace in ((STATS_ACTOR_NAME, STATS_ACTOR_NAMESPACE), (coordinator, coordinator)):
-        with contextlib.suppress(ValueError):  # there is none
-            ray.kill(ray.get_actor(name, namespace))
-
-
 def shorten_ray_data_startup() -> None:
     """Use all cores from the first moment on, instead of one core for the first second.
 

@@ -26,7 +26,7 @@ from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.shards.writer import ShardWriter
 from eav_ray.distributed import cluster
-from eav_ray.distributed.ray_workarounds import configure_ray_data, end_ray_data_actors, map_with_retries
+from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_retries
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.pipelines.preprocess.chunks import Chunk, hash_listing, plan_chunks
@@ -95,8 +95,6 @@ def _make_chunks(experiment: Experiment, maker: "ChunkMaker", todo: list[Chunk])
     with cluster.connect_to_ray(experiment.runtime), open_progress_bar("preprocess", total, "recordings") as bar:
         for chunk in maker.make(todo):
             bar.set_done(bar.done + len(chunk.recordings))
-        if not cluster.resolve_address(experiment.runtime):
-            end_ray_data_actors()  # the training that may follow has the memory
 
 
 def _build_index(
