@@ -52,8 +52,8 @@ class ViT(FrameEncoder):
 
     With `centre_patches` the mean colour of each patch is taken from it: light, skin and walls differ more between
     subjects than faces do in what they express, and a network trained from random values on few subjects may not see
-    past them. To divide by the patch's SD as well, as Dual PatchNorm does (Kumar et al. 2023, arXiv 2302.01327), makes
-    the grain of plain walls loud, and with it single recordings known.
+    past them. Dual PatchNorm (Kumar et al. 2023, arXiv 2302.01327) divides by the patch's SD as well, which was worse
+    here (docs/log.md, 2026-11-28).
 
     Args:
         name: Any `vit_*` of timm that is a plain Vision Transformer with a class token; the sizes that follow
