@@ -29,6 +29,9 @@ class ViTConfig(EncoderConfig):
     norm_eps: float = define(1e-6, "of the LayerNorms; 1e-12 for weights of transformers", gt=0)
     image_size: int = define(224, "must equal preprocessing.video.size", gt=0)
     patch: int = define(16, "patch size; must divide image_size", gt=0)
+    centre_patches: bool = define(
+        False, "take its mean colour from each patch before it is embedded; published weights want patches as they are"
+    )
     width: int = define(768, "embedding width", gt=0)
     depth: int = define(12, "blocks", gt=0)
     heads: int = define(12, "attention heads; must divide the width", gt=0)
@@ -39,6 +42,12 @@ class ViTConfig(EncoderConfig):
     def _check_patch(self) -> "ViTConfig":
         if self.image_size % self.patch:
             raise ValueError(f"patch is {self.patch}, which does not divide image_size {self.image_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_centring(self) -> "ViTConfig":
+        if self.centre_patches and self.weights:
+            raise ValueError("centre_patches is true, which weights were not trained with; set centre_patches: false")
         return self
 
     def find_problems(self, preprocessing: Preprocessing) -> list[str]:

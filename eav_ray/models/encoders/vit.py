@@ -50,12 +50,18 @@ SAFETENSORS_ONLY_OVERLAY = {"hf_hub_filename": "model.safetensors", "url": ""}
 class ViT(FrameEncoder):
     """Video windows to one token a frame: its class token plus a learned time position.
 
+    With `centre_patches` the mean colour of each patch is taken from it: light, skin and walls differ more between
+    subjects than faces do in what they express, and a network trained from random values on few subjects may not see
+    past them. Dual PatchNorm (Kumar et al. 2023, arXiv 2302.01327) divides by the patch's SD as well, which was worse
+    here (docs/log.md, 2026-11-28).
+
     Args:
         name: Any `vit_*` of timm that is a plain Vision Transformer with a class token; the sizes that follow
             replace its own.
         norm_eps: Added to the variance in the LayerNorms.
         n_stored_frames: Frames of a stored window.
         frames: How many of them are used, evenly spaced.
+        centre_patches: Whether patches get mean 0, each colour for itself, before they are embedded.
     """
 
     statistics_windows = 4  # of which 25 frames of 224 pixels are 60 MB
@@ -78,6 +84,7 @@ class ViT(FrameEncoder):
         heads: int,
         dropout: float,
         norm_eps: float = 1e-6,
+        centre_patches: bool = False,
     ) -> None:
         super().__init__()
         # A second and more, in every process that a search or a group starts; not all of them build one.
@@ -88,6 +95,7 @@ class ViT(FrameEncoder):
             known = timm.list_models("vit_*")
             raise ConfigError(f'model.video.name is "{name}", which timm does not have{suggest_nearest(name, known)}')
         self.name, self.width, self.image_size = name, width, image_size
+        self.centred_patch = patch if centre_patches else 0
         try:
             model = timm.create_model(
                 name,
@@ -138,7 +146,10 @@ class ViT(FrameEncoder):
         """
         frames = self.normalise_features(x_BFHWC, subject).values
         b, f = frames.shape[:2]
-        class_tokens = self.model.forward_features(frames.flatten(0, 1).permute(0, 3, 1, 2))[:, 0]
+        images = frames.flatten(0, 1)
+        if self.centred_patch:
+            images = centre_patches(images, self.centred_patch)
+        class_tokens = self.model.forward_features(images.permute(0, 3, 1, 2))[:, 0]
         tokens = class_tokens.view(b, f, self.width) + self.position
         return self.build_output(tokens, tokens.mean(1), present_B)
 
@@ -154,6 +165,18 @@ class ViT(FrameEncoder):
         if "embeddings.cls_token" in state:
             state = _convert_to_timm(state)
         load_tensors(self.model, state, key, weights)
+
+
+def centre_patches(images_BHWC: Tensor, patch: int) -> Tensor:
+    """Take the mean of each patch from its pixels, each channel for itself.
+
+    Args:
+        images_BHWC: (images, height, width, channels), both sides multiples of `patch`.
+        patch: Pixels on each side of a patch.
+    """
+    b, height, width, c = images_BHWC.shape
+    patches = images_BHWC.reshape(b, height // patch, patch, width // patch, patch, c)
+    return (patches - patches.mean((2, 4), keepdim=True)).reshape(images_BHWC.shape)
 
 
 def build(section: ViTConfig, preprocessing: Preprocessing, shapes: DataShapes) -> ViT:

@@ -552,6 +552,27 @@ def test_the_vision_transformer_sees_the_frames_its_times_name() -> None:
         assert moved.tolist() == [frame == c for c in (1, 5, 8)]
 
 
+def test_patches_are_centred_before_they_are_embedded() -> None:
+    """Other light, and a wall of another colour, change nothing; what is in a patch stays as it is."""
+    encoder = vit(centre_patches=True, dropout=0.0).eval()
+    seen: list[Tensor] = []
+    encoder.model.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.randint(50, 100, (1, 10, 16, 16, 3), dtype=torch.uint8)
+    x[:, :, :8, :8] = 70  # a wall
+    other = x - 40
+    other[:, :, :8, :8] = torch.tensor([200, 10, 90], dtype=torch.uint8)
+    present = torch.ones(1, dtype=torch.bool)
+    torch.testing.assert_close(encoder(x, present).tokens_BND, encoder(other, present).tokens_BND)
+    frames = x[0, encoder.frame_indices].permute(0, 3, 1, 2) / 127.5 - 1
+    patch = frames[:, :, 8:, :8]
+    torch.testing.assert_close(seen[0][:, :, 8:, :8], patch - patch.mean((2, 3), keepdim=True))
+
+
+def test_published_weights_and_centred_patches_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="centre_patches is true.*set centre_patches: false"):
+        override(Experiment(), {"model.video.weights": "timm", "model.video.centre_patches": True})
+
+
 def test_pixels_are_scaled_as_the_published_weights_expect() -> None:
     encoder = vit().eval()
     seen: list[Tensor] = []
