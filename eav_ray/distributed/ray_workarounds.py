@@ -40,6 +40,15 @@ PRIVATE_NAMES = {
         "2.60.0",
         "when Ray Data uses all cores in its first second (benchmarks/preprocess.py)",
     ),
+    "ray.data._internal.logging:'console'": ("2.60.0", "when Ray Data can be told to keep tracebacks off the terminal"),
+    "ray.data:Dataset.map_batches.ray_remote_args_fn": (
+        "2.60.0, deprecated",
+        "when Ray Data takes max_retries and max_restarts as arguments of their own",
+    ),
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks": (
+        "2.60.0",
+        "when TorchTrainer's controller loads no torch, and a group ends at once on a Ray without a dashboard",
+    ),
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._register_sigint_handler": (
         "2.60.0",
         "when Ray Train leaves Ctrl-C to who calls it",
