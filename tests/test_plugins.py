@@ -203,7 +203,8 @@ def test_an_installed_package_may_name_a_plugin(tmp_path: Path) -> None:
     code = "from eav_ray.config import *; print(override(Experiment(), {'fusion.kind': 'toy_fusion'}).fusion)"
     assert "ToyFusionConfig" in run_python(code, path=tmp_path)
     with pytest.raises(
-        AssertionError, match="use one of bottleneck, gated, mean_probability, product, shared_attention, single_token"
+        AssertionError,
+        match="use one of bottleneck, gated, mean, mean_probability, product, shared_attention, single_token",
     ):
         run_python(code)
 

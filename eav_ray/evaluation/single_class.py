@@ -10,6 +10,7 @@ from eav_ray.config import Experiment
 from eav_ray.data.splits import IMBALANCE_RATIO
 from eav_ray.training.metrics import LOGIT_PREFIX, holds_numbers, predict_classes
 
+MIN_WINDOWS = 10  # of fewer, one class for all may be chance
 NAMED_SHARE = 0.95  # of the windows that a model predicts
 NAMED_OTHERS_SHARE = 0.9  # of those of the other classes: a model that knows them is not meant
 
@@ -58,7 +59,7 @@ def _find_single_class(windows: pd.DataFrame, source: str, fold: int) -> SingleC
         return None
     guess, true = predict_classes(windows, source), windows["label"].to_numpy()
     guess, true = guess[guess >= 0], true[guess >= 0]
-    if not len(guess):
+    if len(guess) < MIN_WINDOWS:
         return None
     label = int(np.bincount(guess).argmax())
     named, others = guess == label, true != label

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from eav_ray.config import Experiment, SearchDimension, list_feature_keys, list_keys, list_other_kinds, override
 from eav_ray.config.extras import require_extra
+from eav_ray.config.keys import TYPE_WORDS
 from eav_ray.config.model_sections import KIND_PLACES, MODEL_PREFIX, get_kind_place
 from eav_ray.errors import ConfigError
 
@@ -63,7 +64,7 @@ def is_integer_key(key: str) -> bool:
     """Whether a key of an experiment is a whole number."""
     tables = [list_keys(), *(table for _, table in list_other_kinds()), list_feature_keys()]
     names = (key, re.sub(r"^(model|train\.encoders)\.\w+\.", r"\1.NAME.", key))
-    return any(table[name][0] == "int" for table in tables for name in names if name in table)
+    return any(table[name][0] == TYPE_WORDS[int] for table in tables for name in names if name in table)
 
 
 def check_search_space(experiment: Experiment) -> None:

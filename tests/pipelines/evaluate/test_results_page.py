@@ -83,7 +83,7 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
         files = {
             "experiment.json": json.dumps(to_dict(e)).encode(),
             "predictions.parquet": parquet.encode_dataframe(predicted),
-            "folds.json": json.dumps({"format": 2, "folds": [{"checkpoint": trained.prefix}]}).encode(),
+            "folds.json": json.dumps({"format": 2, "folds": [{"fold": 0, "checkpoint": trained.prefix}]}).encode(),
         }
         results.commit(f"protocols/{name}", files)
 

@@ -124,7 +124,7 @@ def test_shards_of_classes_are_called_and_laid_out_as_before_there_were_numbers(
     contents = {recording.id: {"audio": (FileContent("/data/a.wav", (3, 1, 1, 1), "ab" * 32),)}}
     (chunk,) = plan_chunks(e, Listing((recording,)), contents)
     assert chunk.name == "p1-r1-bd7c175443"
-    assert open_shard_store(e).root == "/nowhere/recordings_table-ab61f028875679c8"
+    assert open_shard_store(e).root == "/nowhere/recordings_table-73d73b8869ce7a1e"
     assert name_index_folder(e) == "datasets/859a0160fd"
     bids = override(e, {"data.dataset": "bids", "data.bids.label": "events.trial_type"})
     assert name_index_folder(bids) == "datasets/9a067a47dd"
