@@ -18,6 +18,7 @@ from eav_ray.training.metrics import (
     RECORDING_COLUMNS,
     average_per_recording,
     holds_numbers,
+    list_output_sources,
     list_truth_columns,
     select_values,
 )
@@ -69,8 +70,8 @@ def summarize_expected_result(
 def _score_numbers(windows: pd.DataFrame) -> ResultsTree:
     recordings = average_per_recording(windows)
     true, subjects = recordings[list_truth_columns(recordings)].to_numpy(), recordings["subject"].to_numpy()
-    names = [c.removesuffix(".value_0") for c in windows.columns if c.endswith(".value_0")]
-    return {name: score_numbers(select_values(recordings, name), true, subjects) for name in names}
+    sources = list_output_sources(windows)
+    return {source: score_numbers(select_values(recordings, source), true, subjects) for source in sources}
 
 
 def get_expected_result(checkpoint: "OpenedCheckpoint") -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from eav_ray.data.recordings import TARGET_PREFIX
 from eav_ray.evaluation.results_tree import finite_or_none
-from eav_ray.training.metrics import ALWAYS_PRESENT_SOURCES, MEAN_SOURCE, VALUE_PREFIX, is_averaged_column
+from eav_ray.training.metrics import MEAN_SOURCE, VALUE_PREFIX, is_averaged_column, list_modality_sources
 
 PREDICTED_PREFIX = "predicted."
 TRUE_PREFIX = "true."  # before the name of a target that is that of another column
@@ -16,12 +16,6 @@ TRUE_PREFIX = "true."  # before the name of a target that is that of another col
 def name_value_column(source: str, target: str) -> str:
     """Name the column of one number: `predicted.<target>` is the fusion's, `audio.predicted.<target>` a modality's."""
     return f"{PREDICTED_PREFIX}{target}" if source == "fusion" else f"{source}.{PREDICTED_PREFIX}{target}"
-
-
-def list_number_modalities(table: pd.DataFrame) -> list[str]:
-    """List the modalities that a table of predicted numbers speaks of, in its order."""
-    ends = f".{VALUE_PREFIX}0"
-    return [s for c in table.columns if c.endswith(ends) and (s := c.removesuffix(ends)) not in ALWAYS_PRESENT_SOURCES]
 
 
 def name_numbers(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
@@ -43,7 +37,7 @@ def name_numbers(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
         for name, column in zip(targets, truth, strict=True)
         if column in table
     }
-    sources = ("fusion", *list_number_modalities(table), MEAN_SOURCE)
+    sources = ("fusion", *list_modality_sources(table), MEAN_SOURCE)
     predicted = {
         name_value_column(source, name): table[column]
         for source in sources
@@ -59,7 +53,7 @@ def build_number_trees(table: pd.DataFrame, targets: Sequence[str]) -> list[dict
 
     Numbers that are not finite become null.
     """
-    modalities = list_number_modalities(table)
+    modalities = list_modality_sources(table)
 
     def list_values(row: pd.Series, source: str) -> dict[str, float | None]:
         return {name: finite_or_none(row[f"{source}.{VALUE_PREFIX}{k}"]) for k, name in enumerate(targets)}

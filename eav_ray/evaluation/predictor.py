@@ -20,7 +20,6 @@ from eav_ray.evaluation.probabilities import (
     PREDICTED_COLUMN,
     RecordingAverager,
     add_probabilities,
-    list_modalities,
     name_probability_column,
 )
 from eav_ray.evaluation.results_tree import finite_or_none
@@ -28,7 +27,7 @@ from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasureme
 from eav_ray.models.encoders.base import Encoder
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.checkpoint_files import Checkpoint
-from eav_ray.training.metrics import WINDOW_COLUMNS
+from eav_ray.training.metrics import WINDOW_COLUMNS, list_modality_sources
 from eav_ray.training.predictions import build_empty_predictions, build_predictions
 from eav_ray.training.subject_statistics import FeatureSums, SubjectMoments, make_subject_inputs, sum_features
 
@@ -269,7 +268,7 @@ def build_prediction_trees(table: pd.DataFrame, classes: Sequence[str]) -> list[
 
     Numbers that are not finite become null, and so does a prediction of them.
     """
-    modalities = list_modalities(table)
+    modalities = list_modality_sources(table)
 
     def build_tree(row: pd.Series) -> dict[str, Any]:
         probabilities = {

@@ -7,10 +7,10 @@ import pandas as pd
 from scipy import special
 
 from eav_ray.training.metrics import (
-    ALWAYS_PRESENT_SOURCES,
     LOGIT_PREFIX,
     RECORDING_COLUMNS,
     is_averaged_column,
+    list_modality_sources,
     list_truth_columns,
     predict_classes,
 )
@@ -29,12 +29,6 @@ def name_probability_column(source: str, class_name: str) -> str:
     return f"probability.{class_name}" if source == "fusion" else f"{source}.probability.{class_name}"
 
 
-def list_modalities(table: pd.DataFrame) -> list[str]:
-    """Modalities that a table of predictions speaks of, in its order."""
-    ends = f".{LOGIT_PREFIX}0"
-    return [s for c in table.columns if c.endswith(ends) and (s := c.removesuffix(ends)) not in ALWAYS_PRESENT_SOURCES]
-
-
 def add_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """A table of logits (`predictions.build_predictions`, or its means) with the predicted class and probabilities
     beside them.
@@ -43,7 +37,7 @@ def add_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFra
     is NaN; a prediction that is not a number names no class: `predicted` is empty there.
     """
     added = {PREDICTED_COLUMN: np.array([*classes, ""], dtype=object)[predict_classes(table, "fusion")]}
-    for source in ("fusion", *list_modalities(table)):
+    for source in ("fusion", *list_modality_sources(table)):
         p_VK = softmax(table[[f"{source}.{LOGIT_PREFIX}{k}" for k in range(len(classes))]].to_numpy(dtype=np.float64))
         added |= {name_probability_column(source, name): p_VK[:, k] for k, name in enumerate(classes)}
     ids = [c for c in table.columns if not is_averaged_column(c)]

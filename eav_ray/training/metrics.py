@@ -83,6 +83,17 @@ def holds_numbers(table: pd.DataFrame) -> bool:
     return f"fusion.{VALUE_PREFIX}0" in table
 
 
+def list_output_sources(table: pd.DataFrame) -> list[str]:
+    """List the sources that a table of predictions has logits or numbers of, in its order."""
+    ends = (f".{LOGIT_PREFIX}0", f".{VALUE_PREFIX}0")
+    return [c.rpartition(".")[0] for c in table.columns if c.endswith(ends)]
+
+
+def list_modality_sources(table: pd.DataFrame) -> list[str]:
+    """List the modalities that a table of predictions speaks of, in its order."""
+    return [source for source in list_output_sources(table) if source not in ALWAYS_PRESENT_SOURCES]
+
+
 def list_truth_columns(table: pd.DataFrame) -> list[str]:
     """List the columns with what is true of a recording: the label, or the targets in their order."""
     targets = [c for c in table.columns if c.startswith(TARGET_PREFIX)]

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.evaluation.predicted_numbers import build_number_trees, list_number_modalities, name_numbers
+from eav_ray.evaluation.predicted_numbers import build_number_trees, name_numbers
 from eav_ray.evaluation.probabilities import RecordingAverager
-from eav_ray.training.metrics import average_per_recording
+from eav_ray.training.metrics import average_per_recording, list_modality_sources
 from tests.helpers.number_predictions import MODALITIES, TARGETS, draw_number_predictions
 
 
@@ -25,7 +25,7 @@ def test_columns_have_the_names_of_targets() -> None:
     np.testing.assert_array_equal(table["predicted.arousal"], windows["fusion.value_1"])
     np.testing.assert_array_equal(table["valence"], windows["target_0"])
     assert np.isnan(table["audio.predicted.valence"][0])
-    assert list_number_modalities(windows) == MODALITIES
+    assert list_modality_sources(windows) == MODALITIES
 
 
 def test_a_target_with_the_name_of_another_column_is_told_apart() -> None:

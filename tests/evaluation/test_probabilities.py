@@ -11,11 +11,10 @@ from eav_ray.evaluation.predictor import build_prediction_trees
 from eav_ray.evaluation.probabilities import (
     RecordingAverager,
     add_probabilities,
-    list_modalities,
     name_probability_column,
     softmax,
 )
-from eav_ray.training.metrics import average_per_recording
+from eav_ray.training.metrics import average_per_recording, list_modality_sources
 
 CLASSES = ("calm", "sad", "logit_0")
 NAMES = ("audio", "video")
@@ -45,7 +44,7 @@ def test_softmax_is_that_of_torch_and_says_nothing_of_what_is_not_finite() -> No
 
 def test_each_row_has_the_class_with_the_highest_probability() -> None:
     table = add_probabilities(windows(), CLASSES)
-    assert list_modalities(windows()) == list(NAMES)
+    assert list_modality_sources(windows()) == list(NAMES)
     p = table[[name_probability_column("fusion", c) for c in CLASSES]].to_numpy()
     assert np.allclose(p.sum(1), 1) and table["predicted"].tolist() == [CLASSES[i] for i in p.argmax(1)]
     assert table.loc[table["subject"] == "a", "video.probability.calm"].isna().all()

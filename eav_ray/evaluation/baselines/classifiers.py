@@ -54,9 +54,13 @@ def _build_regression(parameters: Parameters, x_VF: np.ndarray) -> LogisticRegre
     return LogisticRegression(C=parameters["C"], class_weight="balanced", max_iter=MAX_ITERATIONS)
 
 
+def compute_gamma(parameters: Parameters, x_VF: np.ndarray) -> float:
+    """Compute the width of a Gaussian kernel; `gamma_scale` of 1 is gamma="scale" of scikit-learn."""
+    return parameters["gamma_scale"] / max(x_VF.shape[1] * x_VF.var(), 1e-12)
+
+
 def _build_svm(parameters: Parameters, x_VF: np.ndarray) -> SVC:
-    gamma = parameters["gamma_scale"] / max(x_VF.shape[1] * x_VF.var(), 1e-12)  # 1: gamma="scale" of scikit-learn
-    return SVC(C=parameters["C"], gamma=gamma, class_weight="balanced")
+    return SVC(C=parameters["C"], gamma=compute_gamma(parameters, x_VF), class_weight="balanced")
 
 
 KINDS = {

@@ -28,6 +28,7 @@ from eav_ray.training.metrics import (
     RECORDING_COLUMNS,
     VALUE_PREFIX,
     average_values,
+    list_output_sources,
     list_truth_columns,
 )
 
@@ -143,10 +144,8 @@ def compare_with_baselines(
     rivals = []
     levels = [find_level(recordings, k) for k in range(len(targets))]
     for table in tables:
-        ends = f".{VALUE_PREFIX}0"
-        sources = [
-            s for c in table.columns if c.endswith(ends) and f"{(s := c.removesuffix(ends))}{ends}" not in recordings
-        ]
+        known = list_output_sources(recordings)
+        sources = [source for source in list_output_sources(table) if source not in known]
         found = average_numbers(table, sources).drop(columns=list_truth_columns(table))
         recordings = recordings.merge(found, on=RECORDING_COLUMNS, how="left")
         rivals += [

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from eav_ray.evaluation.baselines.classifiers import BaselineKind, Parameters, Rows
-from eav_ray.training.number_scores import score_numbers
+from eav_ray.evaluation.baselines.classifiers import BaselineKind, Parameters, Rows, compute_gamma
+from eav_ray.training.metrics import compute_scores_from_values
 
 RIDGE_GRID = tuple({"alpha": a} for a in (10_000.0, 1_000.0, 100.0, 10.0, 1.0))
 SVR_GRID = tuple({"C": c, "gamma_scale": g} for c in (0.1, 1.0, 10.0) for g in (0.25, 1.0))
@@ -24,8 +26,7 @@ def _build_ridge(parameters: Parameters, x_VF: np.ndarray) -> Ridge:
 
 
 def _build_svr(parameters: Parameters, x_VF: np.ndarray) -> SVR:
-    gamma = parameters["gamma_scale"] / max(x_VF.shape[1] * x_VF.var(), 1e-12)  # 1: gamma="scale" of scikit-learn
-    return SVR(C=parameters["C"], gamma=gamma)
+    return SVR(C=parameters["C"], gamma=compute_gamma(parameters, x_VF))
 
 
 NUMBER_KINDS = {
@@ -58,18 +59,6 @@ class NumberChoice:
 
     parameters: Parameters
     score: Score | None
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Mean and SD of the target of training windows, by which it is standardised."""
-
-    mean: float
-    sd: float
-
-    @classmethod
-    def measure(cls, y_V: np.ndarray) -> "Scale":
-        return cls(float(y_V.mean()), float(y_V.std()) or 1.0)
 
 
 def fit_and_predict_number(
@@ -122,18 +111,16 @@ def _drop_unknown(rows: Rows) -> Rows:
 def _predict(
     kind: BaselineKind, parameters: Parameters, x_fit: np.ndarray, y_fit: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
-    scale = Scale.measure(y_fit)
-    model = kind.build_classifier(parameters, x_fit).fit(x_fit, (y_fit - scale.mean) / scale.sd)
-    return model.predict(x) * scale.sd + scale.mean
+    model = TransformedTargetRegressor(kind.build_classifier(parameters, x_fit), transformer=StandardScaler())
+    return model.fit(x_fit, y_fit).predict(x)
 
 
 def _score_recordings(predicted_V: np.ndarray, rows: Rows) -> tuple[float, float]:
     """Score the means of recordings: CCC, and the negative RMSE, as numbers of which more is better."""
-    names, first, recording = np.unique(rows.recording.astype(str), return_index=True, return_inverse=True)
-    means = np.bincount(recording, weights=predicted_V) / np.bincount(recording)
-    subject = np.array([name.split("/")[0] for name in names])
-    scores = score_numbers(means[:, None], rows.label[first][:, None], subject)
-    return scores["ccc"], -scores["rmse"]
+    recording_V = np.unique(rows.recording, return_inverse=True)[1]
+    subject_V = np.array([name.split("/")[0] for name in rows.recording])
+    scores = compute_scores_from_values(predicted_V[:, None], rows.label[:, None], recording_V, subject_V)
+    return scores["recording_ccc"], -scores["recording_rmse"]
 
 
 def _average_folds(scores_F2: np.ndarray) -> Score:
