@@ -13,6 +13,7 @@ from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.electrodes import load_standard_montage, resolve_electrodes
 from eav_ray.data.recordings import TARGET_PREFIX
 from eav_ray.data.shards.dataset import Dataset, open_dataset
+from eav_ray.data.shards.schema import ID_COLUMNS
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.expected_result import summarize_expected_result
 from eav_ray.evaluation.probabilities import add_probabilities
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import mne
 
 VOLTS = 1e-6  # of a microvolt, in which EEG is stored
-ID_COLUMNS = ("subject", "recording", "window", "label", "task", "order")
 
 
 def read_windows(experiment: Experiment) -> pd.DataFrame:

@@ -130,6 +130,9 @@ class TargetData:
         return () if self.path else self.columns
 
 
+NO_TARGETS = TargetData()  # classes are predicted
+
+
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     dataset: Annotated[str, AfterValidator(_check_dataset)] = define("eav", "which reader opens `data.root`")
@@ -145,7 +148,7 @@ class DataConfig:
     )
     subjects: tuple[str, ...] = define((), "only these people, by the reader's ids; empty means all")
     bids: BIDSData = BIDSData()
-    targets: TargetData = TargetData()
+    targets: TargetData = NO_TARGETS
     labels: Literal["true", "permuted"] = define(
         "true", "permuted: labels or numbers shuffled within each person, a control that must score at chance"
     )

@@ -82,8 +82,8 @@ class Recording:
     def id(self) -> str:
         return f"{self.subject}/{self.recording}"
 
-    def list_target_columns(self) -> dict[str, float]:
-        """List the numbers that are predicted by the columns of shards that hold them; none of classes."""
+    def name_targets(self) -> dict[str, float]:
+        """Name the numbers that are predicted by the columns of shards that hold them; none of classes."""
         return dict(zip(name_target_columns(len(self.targets)), self.targets, strict=True))
 
     def get_eeg_file(self) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from eav_ray.config import DataConfig, ModalityName
-from eav_ray.config.data_sections import BIDSData, TargetData
-from eav_ray.data.datasets.bids_truth import NO_TARGETS, BIDSTruth, Truth
+from eav_ray.config.data_sections import NO_TARGETS, BIDSData, TargetData
+from eav_ray.data.datasets.bids_truth import BIDSTruth, Truth
 from eav_ray.data.io import eeg
 from eav_ray.data.io.bids_layout import Run, find_runs, find_sidecar, read_json
 from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event

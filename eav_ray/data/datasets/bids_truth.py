@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eav_ray.config.data_sections import BIDS_TABLES, BIDSData, TargetData
+from eav_ray.config.data_sections import BIDS_TABLES, NO_TARGETS, BIDSData, TargetData
 from eav_ray.data.io.bids_layout import Run
 from eav_ray.data.io.bids_tables import BIDSTables, Event, is_mark
 from eav_ray.data.io.file_access import is_file
@@ -12,7 +12,6 @@ from eav_ray.data.io.numbers import UNKNOWN
 from eav_ray.errors import DataError
 
 EVENTS = "events"
-NO_TARGETS = TargetData()
 
 
 @dataclass(frozen=True)

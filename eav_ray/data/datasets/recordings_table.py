@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from eav_ray.config import MODALITIES, DataConfig, ModalityName
-from eav_ray.config.data_sections import TargetData
+from eav_ray.config.data_sections import NO_TARGETS, TargetData
 from eav_ray.data.io import eeg
 from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.numbers import UNKNOWN, RowNumbers, describe_decimal_commas, read_rows
@@ -22,7 +22,6 @@ REQUIRED_COLUMNS = ("subject", "recording", "label")
 MEDIA_COLUMNS = ("eeg", "audio", "video")
 OPTIONAL_COLUMNS = (*MEDIA_COLUMNS, "task", "order")
 NAME_COLUMNS = ("subject", "recording")  # parts of file names and of recordings' ids
-NO_TARGETS = TargetData()
 TAKEN_COLUMNS = (*NAME_COLUMNS, *OPTIONAL_COLUMNS)  # that cannot be numbers to be predicted
 LINE_BREAK = re.compile(r"[\r\n]")
 NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")

@@ -14,7 +14,15 @@ import numpy as np
 
 from eav_ray.data.io import brainvision, edf, eeglab, fif, gdf, neuroscan
 from eav_ray.data.io.eeg_checks import check_fif, check_format, check_hdf5, check_set_samples
-from eav_ray.data.io.eeg_file import MARKED_BAD, READ_ERRORS, EEGFile, MNEFile, StatedFacts, list_annotations
+from eav_ray.data.io.eeg_file import (
+    MARKED_BAD,
+    READ_ERRORS,
+    EEGFile,
+    MNEFile,
+    MNEPathFile,
+    StatedFacts,
+    list_annotations,
+)
 from eav_ray.data.io.eeg_marks import (
     CUT_AT_START,
     Marks,
@@ -46,12 +54,11 @@ EPOCHS = (
 )
 
 
-class BrainVisionFile(MNEFile):
+class BrainVisionFile(MNEPathFile):
     """A BrainVision recording, by its header (.vhdr)."""
 
     def __init__(self, raw: mne.io.BaseRaw, path: Path) -> None:
-        super().__init__(raw, str(path))
-        self.path = path
+        super().__init__(raw, path)
         self.units = dict(brainvision.read_header_units(path))  # as they are written, by channel
         self.types = tuple(map(self._find_type, self.names, self.types))
 
@@ -80,12 +87,8 @@ class BrainVisionFile(MNEFile):
         return StatedFacts(join_marks(marks, Marks(joins=tuple(joins))), remarks=tuple(remarks))
 
 
-class EEGLABFile(MNEFile):
+class EEGLABFile(MNEPathFile):
     """An EEGLAB recording (.set), in microvolts by convention."""
-
-    def __init__(self, raw: mne.io.BaseRaw, path: Path) -> None:
-        super().__init__(raw, str(path))
-        self.path = path
 
     def _list_units(self, channels: Sequence[str]) -> tuple[list[str], list[float]]:
         return ["uV"] * len(channels), [1e-6] * len(channels)
@@ -108,12 +111,8 @@ class EEGLABFile(MNEFile):
         return StatedFacts(marks, {self.names[i]: why for i, why in flags.bad_channels.items()}, flags.remarks)
 
 
-class FIFFile(MNEFile):
+class FIFFile(MNEPathFile):
     """A FIF recording, of which nothing may have been saved at first."""
-
-    def __init__(self, raw: mne.io.BaseRaw, path: Path) -> None:
-        super().__init__(raw, str(path))
-        self.path = path
 
     def _find_facts(self, hz: float) -> StatedFacts:
         is_cut = self.raw.first_samp > fif.read_first_sample(self.path)
@@ -126,23 +125,19 @@ class FIFFile(MNEFile):
         return replace(super()._find_facts(hz), remarks=(CUT_AT_START,) if is_cut else ())
 
 
-class NeuroscanFile(MNEFile):
+class NeuroscanFile(MNEPathFile):
     """A Neuroscan recording (.cnt)."""
-
-    def __init__(self, raw: mne.io.BaseRaw, path: Path) -> None:
-        super().__init__(raw, str(path))
-        self.path = path
 
     def _find_facts(self, hz: float) -> StatedFacts:
         bad = neuroscan.find_bad_channels(self.path, self.names)
         return replace(super()._find_facts(hz), bad_channels=dict.fromkeys(bad, MARKED_BAD))
 
 
-class GDFFile(MNEFile):
+class GDFFile(MNEPathFile):
     """A GDF recording, whose units, rates and events are read here."""
 
     def __init__(self, raw: mne.io.BaseRaw, path: Path, header: gdf.GDFHeader) -> None:
-        super().__init__(raw, str(path))
+        super().__init__(raw, path)
         self.header = header
         self.types = tuple(
             "misc" if kind == "eeg" and (is_no_voltage(unit) or unit.startswith(gdf.OTHER_UNIT)) else kind

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import mne
 import numpy as np
@@ -176,6 +177,14 @@ class MNEFile(EEGFile):
     def _find_facts(self, hz: float) -> StatedFacts:
         annotations = list_annotations(self.raw.annotations, self.raw.first_time)
         return StatedFacts(find_marks(annotations, hz), dict.fromkeys(self.raw.info["bads"], MARKED_BAD))
+
+
+class MNEPathFile(MNEFile):
+    """What `mne.io.read_raw` opens of a path, where more is read of the file than MNE hands on."""
+
+    def __init__(self, raw: mne.io.BaseRaw, path: Path) -> None:
+        super().__init__(raw, str(path))
+        self.path = path
 
 
 def list_annotations(annotations: mne.Annotations, first_s: float) -> list[Annotation]:

@@ -186,7 +186,7 @@ def cut_signals(
     rows: list[dict[str, Any]] = []
     for w in range(n_windows):
         row: dict[str, Any] = {name: getattr(recording, name) for name in RECORDING_FIELDS} | {"window": w}
-        row |= recording.list_target_columns()
+        row |= recording.name_targets()
         for m in window_format.modalities:
             start_s = float(w * window_s)
             end_s = min(durations_s.get(m, 0.0), start_s + window_s)

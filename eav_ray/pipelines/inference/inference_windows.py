@@ -82,7 +82,7 @@ def make_rows(
     shapes: DataShapes,
 ) -> list[dict[str, Any]]:
     """Make a row of each window to be predicted, and of each file that cannot be used one that says why."""
-    targets = recording.list_target_columns()
+    targets = recording.name_targets()
     names = [*ID_COLUMNS, *targets, *modalities, *(f"has_{m}" for m in modalities)]
     stored = [encode_window(window, preprocessing) for window in windowed.windows]
     rows = [{name: window[name] for name in names} | {"reason": ""} for window in stored]
