@@ -97,14 +97,13 @@ class TimingRecorder:
 
     def __init__(self, experiment: Experiment, runs: Sequence[Run], data: Dataset) -> None:
         self._runtime, self._runs, self._data = experiment.runtime, {run.key: run for run in runs}, data
-        self._epoch_s: dict[str, list[float]] = {}  # of each run, an entry an epoch
+        self._rates: dict[str, list[float]] = {}  # of each run, windows a second of each epoch
 
     def note(self, progress: Progress) -> None:
         """Note how fast a run went through an epoch that it has finished."""
-        rate, run = progress.metrics.get("windows_per_s"), self._runs.get(progress.key)
-        if run and rate and progress.epoch and progress.epoch == int(progress.epoch):
-            n_windows = len(self._data.windows.find_rows(run.split.train))
-            self._epoch_s.setdefault(progress.key, []).append(n_windows / rate)
+        rate = progress.metrics.get("windows_per_s")
+        if progress.key in self._runs and rate and progress.epoch and progress.epoch == int(progress.epoch):
+            self._rates.setdefault(progress.key, []).append(rate)
 
     def write(self, results: Store, state: QueueState, wall_s: float) -> None:
         """Keep what was measured.
@@ -112,16 +111,17 @@ class TimingRecorder:
         Args:
             wall_s: Seconds from asking for the groups to their end.
         """
-        if not self._epoch_s or state.stopped:
+        if not self._rates or state.stopped:
             return
-        runtime = self._runtime
-        timings = read_timings(results, runtime)
-        for key, seconds in self._epoch_s.items():
-            n_windows = len(self._data.windows.find_rows(self._runs[key].split.train))
-            model_key = make_model_key(self._runs[key], runtime)
+        runtime, counts = self._runtime, self._data.windows.ids["id"].value_counts()
+        timings, epochs_s = read_timings(results, runtime), 0.0
+        for key, rates in self._rates.items():
+            run, seconds = self._runs[key], sum(1 / rate for rate in rates)  # of a window, in each epoch
+            epochs_s += seconds * int(counts.reindex(list(run.split.train), fill_value=0).sum())
+            model_key = make_model_key(run, runtime)
             timings.window_s.pop(model_key, None)  # the newest last
-            timings.window_s[model_key] = runtime.workers * sum(seconds) / len(seconds) / max(1, n_windows)
+            timings.window_s[model_key] = runtime.workers * seconds / len(rates)
         timings.group_start_s = max(0.0, wall_s - state.busy_s)
-        beside_s = state.busy_s - sum(map(sum, self._epoch_s.values())) / runtime.groups
-        timings.run_overhead_s = max(0.0, beside_s * runtime.groups / len(self._epoch_s))
+        beside_s = state.busy_s - epochs_s / runtime.groups
+        timings.run_overhead_s = max(0.0, beside_s * runtime.groups / len(self._rates))
         write_timings(results, runtime, timings)

@@ -1,5 +1,6 @@
 """A final model: trained on all subjects, with the settings and the expected result that a protocol or search found."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from eav_ray.evaluation.leak_audit.final_model import ScoredModel, audit_final_m
 from eav_ray.pipelines.evaluate.audited_checkpoint import read_encoder_train_ids
 from eav_ray.pipelines.evaluate.provenance import collect_provenance
 from eav_ray.pipelines.evaluate.split_predictions import predict_test_split
+from eav_ray.pipelines.inference.checkpoint_names import open_recorded
 from eav_ray.pipelines.search.nested_cv import make_nested_key, plan_fold_searches
 from eav_ray.pipelines.search.search_plan import plan_search
 from eav_ray.pipelines.train.cross_validation import make_protocol_key, plan_cv_folds, read_cv_result
@@ -30,6 +32,7 @@ from eav_ray.reporting.tables import format_collapse_warnings
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import plan_runs
+from eav_ray.training.runner import find_finished_runs
 from eav_ray.tuning.best import read_best_record
 from eav_ray.tuning.search_space import apply_candidate
 
@@ -81,19 +84,21 @@ def train_final_model(experiment: Experiment, *, searched: bool = False) -> Fina
             f"not say what a model is worth on a new subject; use split.protocol={' or '.join(CROSS_SUBJECT_PROTOCOLS)}"
         )
     data, results = open_dataset(e), Store(e.store.results)
-    with connect_experiment(e) as e:
-        finding = (_find_searched if searched else _find_protocol)(e, data, results)
-        expected = summarize_expected_result(
-            finding.predictions,
-            sorted(e.data.modalities),
-            len(data.index.classes),
-            source=finding.source,
-            description=finding.description,
-        ) | {"changes": finding.changes, "choice": finding.choice}
-        final = apply_candidate(replace(e, split=replace(e.split, index=0)), finding.changes)
-        split = make_final_split(list_labeled_recordings(data.windows.ids, final.data, final.seed))
-        *runs, last = plan_runs(final, split, data.digest)
-        runs.append(replace(last, expected_result=expected))
+    finding = (_find_searched if searched else _find_protocol)(e, data, results)
+    expected = summarize_expected_result(
+        finding.predictions,
+        sorted(e.data.modalities),
+        len(data.index.classes),
+        source=finding.source,
+        description=finding.description,
+    ) | {"changes": finding.changes, "choice": finding.choice}
+    final = apply_candidate(replace(e, split=replace(e.split, index=0)), finding.changes)
+    split = make_final_split(list_labeled_recordings(data.windows.ids, final.data, final.seed))
+    *runs, last = plan_runs(final, split, data.digest)
+    runs.append(replace(last, expected_result=expected))
+    with contextlib.ExitStack() as stack:
+        if len(find_finished_runs(runs, results)) < len(runs):  # otherwise no Ray is started, to do nothing
+            final = stack.enter_context(connect_experiment(final))
         announce_workload(final, runs, data)
         done = train_all_runs(final, runs, data, title="train on all subjects")
     checkpoint = OpenedCheckpoint(results, done[runs[-1].key])
@@ -111,11 +116,11 @@ def _find_protocol(e: Experiment, data: Dataset, results: Store) -> Finding:
         )
     found = read_cv_result(results, name)
     description = f"{e.split.protocol} of {len(found.fold_records)} folds"
-    return Finding(name, description, {}, "", found.predictions, _list_tested(results, found.fold_records))
+    return Finding(name, description, {}, "", found.predictions, _list_tested(results, name, found.fold_records))
 
 
-def _list_tested(results: Store, fold_records: Sequence[dict[str, Any]]) -> tuple[ScoredModel, ...]:
-    opened = [(f, OpenedCheckpoint(results, f["checkpoint"])) for f in fold_records]
+def _list_tested(results: Store, name: str, fold_records: Sequence[dict[str, Any]]) -> tuple[ScoredModel, ...]:
+    opened = [(f, open_recorded(results, f, results.format_path(name))) for f in fold_records]
     return tuple(ScoredModel(f["run"], checkpoint.split, tuple(f["test"])) for f, checkpoint in opened)
 
 
@@ -131,7 +136,9 @@ def _find_searched(e: Experiment, data: Dataset, results: Store) -> Finding:
             f"{e.split.protocol} of {n_folds} folds, each searched on inner folds of its own training subjects"
         )
         choice = f"what the searches of {count} of {n_folds} folds chose, by their scores on inner folds"
-        return Finding(name, description, changes, choice, found.predictions, _list_tested(results, found.fold_records))
+        return Finding(
+            name, description, changes, choice, found.predictions, _list_tested(results, name, found.fold_records)
+        )
     study = plan_search(e, data).study_name
     best = read_best_record(results, study)
     if best is None:
@@ -140,7 +147,7 @@ def _find_searched(e: Experiment, data: Dataset, results: Store) -> Finding:
             f"finished search of its fold {e.split.index}; run `eav protocol --search` or `eav search` with the same "
             "arguments first"
         )
-    checkpoint = OpenedCheckpoint(results, best["checkpoint"])
+    checkpoint = open_recorded(results, best, results.format_path(f"searches/{study}"))
     predictions = predict_test_split(e, checkpoint, data).assign(fold=e.split.index)
     tested = (ScoredModel(checkpoint.key, checkpoint.split, checkpoint.split.test),)
     description = f"fold {e.split.index} of {e.split.protocol}, whose search chose the settings"

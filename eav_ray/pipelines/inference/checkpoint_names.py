@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from eav_ray.config.paths import is_submitted_job
 from eav_ray.errors import ConfigError, DataError, suggest_nearest
-from eav_ray.pipelines.train.fold_records import FOLDS_FILE, parse_fold_records
+from eav_ray.pipelines.train.fold_records import read_fold_records
 from eav_ray.storage import Store, check_format, check_store_name
 from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoint, open_finished_checkpoint
 from eav_ray.training.checkpoint_files import STATE
@@ -188,9 +188,7 @@ def _read_fold(results: Store, model: NamedModel) -> dict[str, Any]:
     path, short = results.format_path(prefix), shorten_key(model.key)
     if not results.is_committed(prefix):
         raise DataError(f"the protocol {model.key} in {results} is not finished; rerun its command to continue")
-    commit = results.read_commit(prefix)
-    files = {FOLDS_FILE: results.read_committed_file(prefix, FOLDS_FILE, commit)} if FOLDS_FILE in commit.files else {}
-    by_fold: dict[int | None, dict[str, Any]] = {r["fold"]: r for r in parse_fold_records(files, path)}
+    by_fold: dict[int | None, dict[str, Any]] = {r["fold"]: r for r in read_fold_records(results, prefix)}
     if not by_fold:
         raise DataError(f"{path} was damaged; delete it and give the command again")
     if model.fold is None and len(by_fold) == 1:

@@ -8,7 +8,7 @@ from functools import partial
 from eav_ray.errors import DataError
 from eav_ray.pipelines.inference.checkpoint_names import LATEST, find_model
 from eav_ray.pipelines.inference.pull import open_results_store
-from eav_ray.pipelines.train.fold_records import FOLDS_FILE, parse_fold_records
+from eav_ray.pipelines.train.fold_records import read_fold_records
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import MAX_REQUESTS, OpenedCheckpoint, find_finished_checkpoints
 from eav_ray.training.run_spec import SELECTION_METRIC
@@ -63,9 +63,8 @@ def _list_protocols(results: Store) -> Iterator[list[str]]:
             yield [key, "protocol", "", NOT_FINISHED]
             continue
         try:
-            data = results.read_committed_file(prefix, FOLDS_FILE, results.read_commit(prefix))
-            records = parse_fold_records({FOLDS_FILE: data}, results.format_path(prefix))
-        except (DataError, KeyError):
+            records = read_fold_records(results, prefix)
+        except DataError:
             yield [key, "protocol", "", "damaged"]
             continue
         yield [key, "protocol", "", f"{format_count(len(records), 'fold')}, each with a model: {key}/0"]

@@ -5,10 +5,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from eav_ray.errors import DataError
-from eav_ray.storage import check_format
+from eav_ray.storage import Store, check_format
 
 FOLDS_FORMAT = 2  # raise when what is kept of a protocol changes
 FOLDS_FILE = "folds.json"
+
+
+def read_fold_records(results: Store, prefix: str) -> list[dict[str, Any]]:
+    """Read what is kept of each fold of a committed protocol, and nothing else of it.
+
+    Args:
+        prefix: Of the protocol in the results store.
+
+    Raises:
+        DataError: As `parse_fold_records`.
+    """
+    commit = results.read_commit(prefix)
+    files = {FOLDS_FILE: results.read_committed_file(prefix, FOLDS_FILE, commit)} if FOLDS_FILE in commit.files else {}
+    return parse_fold_records(files, results.format_path(prefix))
 
 
 def parse_fold_records(files: Mapping[str, bytes], path: str) -> list[dict[str, Any]]:
