@@ -226,13 +226,19 @@ def plot_protocols(rows: Sequence[ResultsTree]) -> Figure:
     return figure
 
 
-def plot_signal_quality(correlation: Mapping[str, Any], source: str) -> Figure:
-    """A dot a person: what was measured of the signals, and accuracy."""
+def plot_signal_quality(correlation: Mapping[str, Any], label: str, scale: float = 1.0) -> Figure:
+    """A dot a person: what was measured of the signals, and the score of a source.
+
+    Args:
+        label: What the score is.
+        scale: Of the score, in what is drawn.
+    """
     figure, axes = make_axes(3.6, 2.6)
     _open_frame(axes)
-    measured, accuracies = zip(*(point[1:] for point in correlation["points"]), strict=True)
-    axes.plot(measured, [100 * accuracy for accuracy in accuracies], "o", ms=4, color=choose_color(source))
-    axes.set(xlabel=correlation["quality_measure"].replace("_", " "), ylabel=f"{source}, % of recordings")
+    measured, scores = zip(*(point[1:] for point in correlation["points"]), strict=True)
+    source = correlation["source"]
+    axes.plot(measured, [scale * score for score in scores], "o", ms=4, color=choose_color(source))
+    axes.set(xlabel=correlation["quality_measure"].replace("_", " "), ylabel=f"{source}, {label}")
     return figure
 
 

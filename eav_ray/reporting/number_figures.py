@@ -97,14 +97,3 @@ def plot_number_protocols(rows: Sequence[ResultsTree], sources: Sequence[str]) -
         panels[0].plot([], [], "s", color=choose_color(source), ms=4, label=source)
     figure.legend(fontsize=7, ncols=len(sources), loc="outside upper left", frameon=False)
     return figure
-
-
-def plot_number_quality(correlation: Mapping[str, Any]) -> Figure:
-    """A dot a person: what was measured of the signals, and the score of a source."""
-    figure, axes = make_axes(3.6, 2.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    measured, scores = zip(*(point[1:] for point in correlation["points"]), strict=True)
-    source, name = correlation["source"], TITLES[correlation["measure"]]
-    axes.plot(measured, scores, "o", ms=4, color=choose_color(source))
-    axes.set(xlabel=correlation["quality_measure"].replace("_", " "), ylabel=f"{source}, {name}")
-    return figure

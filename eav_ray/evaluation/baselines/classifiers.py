@@ -54,7 +54,7 @@ def _build_regression(parameters: Parameters, x_VF: np.ndarray) -> LogisticRegre
     return LogisticRegression(C=parameters["C"], class_weight="balanced", max_iter=MAX_ITERATIONS)
 
 
-def compute_gamma(parameters: Parameters, x_VF: np.ndarray) -> float:
+def compute_gamma(parameters: Parameters, x_VF: np.ndarray) -> Any:  # for scikit-learn's types it is text
     """Compute the width of a Gaussian kernel; `gamma_scale` of 1 is gamma="scale" of scikit-learn."""
     return parameters["gamma_scale"] / max(x_VF.shape[1] * x_VF.var(), 1e-12)
 

@@ -38,7 +38,7 @@ from eav_ray.pipelines.inference.streamed_subject import StreamedSubject
 
 POLL_INTERVAL_S = 0.1
 MAX_PARTS = 16  # of a form: the modalities and the subject
-SHARES = ("probabilities", "by_modality", "weights", "corrected_weights")  # of an answer
+WEIGHTS, PROBABILITIES = ("weights", "corrected_weights"), ("probabilities", "by_modality")  # of an answer
 SHARE_DIGITS = 4  # after the point; more would say nothing
 
 
@@ -177,7 +177,7 @@ class PredictionService:
         if not answer["windows"]:
             reasons = join_reasons(answer["not_used"])
             raise RequestError(422, f"nothing in this request can be used ({reasons})", not_used=answer["not_used"])
-        return answer if p.targets else round_shares(answer)
+        return round_shares(answer)
 
     def measure_body(self, request: bytes | dict[str, Any]) -> dict[str, Any]:
         """Measure a subject by one recording more."""
@@ -347,12 +347,16 @@ class StreamSession:
         if not tree["used"]:
             return tree | {"predicted": None} | ({} if p.targets else {"probabilities": None})
         (answer,) = p.describe_predictions(p.predict_windows([row], measurement))
-        return tree | (answer if p.targets else round_shares(answer))
+        return tree | round_shares(answer)
 
 
 def round_shares(answer: dict[str, Any]) -> dict[str, Any]:
-    """Round the probabilities and weights of an answer, and of its windows, to four digits after the point."""
-    rounded = {key: _round_numbers(value) if key in SHARES else value for key, value in answer.items()}
+    """Round the probabilities and weights of an answer, and of its windows, to four digits after the point.
+
+    Predicted numbers stay as they are: nobody knows in which unit they are small.
+    """
+    shares = (*WEIGHTS, *(PROBABILITIES if "probabilities" in answer else ()))
+    rounded = {key: _round_numbers(value) if key in shares else value for key, value in answer.items()}
     return rounded | ({"windows": [round_shares(w) for w in answer["windows"]]} if "windows" in answer else {})
 
 

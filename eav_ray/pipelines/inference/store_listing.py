@@ -34,7 +34,10 @@ def format_models(store: str, *, top: int = MAX_TRAININGS) -> str:
     lines = [_format_row(row, widths) for row in (HEAD, *rows)]
     if len(trainings) > top:
         lines.append(f"and {format_count(len(trainings) - top, 'training')} more; --top lists so many")
-    lines.append("score: balanced accuracy of recordings, inner folds of a search, validation side of a training")
+    lines.append(
+        "score: balanced accuracy of recordings, or the mean CCC of numbers; inner folds of a search, validation side "
+        "of a training"
+    )
     with contextlib.suppress(DataError):  # there is none, or it is gone
         lines.append(f"latest: {find_model(results, LATEST)}")
     return "\n".join(lines)

@@ -1,13 +1,24 @@
 """Sections of the results page on confusion, calibration, learning curves, signal quality and the worst subjects."""
 
+from collections.abc import Callable, Sequence
+
+from matplotlib.figure import Figure
+
 from eav_ray.config import MODALITIES, select_worn_modalities
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
 from eav_ray.reporting.formatting import format_percent, format_points
-from eav_ray.reporting.html import Drawing, Folded, Note, Section, Table, build_table
+from eav_ray.reporting.html import Column, Drawing, Folded, Note, Section, Table, build_table
 
 ERROR_COLUMNS = [("ECE", "ece", ".3f"), ("NLL", "nll", ".3f"), ("Brier", "brier", ".3f")]
+QUALITY_TEST_COLUMNS: list[Column] = [
+    ("people", "n_subjects", ""),
+    ("Spearman", "rho", "+.2f"),
+    ("p", "p", ".3g"),
+    ("Holm", "holm", ".3g"),
+    ("verdict", "verdict", ""),
+]
 
 
 def build_confusion(results: ResultsTree) -> Section:
@@ -41,11 +52,14 @@ def build_calibration(results: ResultsTree) -> Section:
 
 
 def build_learning_curves(results: ResultsTree) -> Section:
+    return build_curve_section(results["histories"], figures.plot_learning_curves)
+
+
+def build_curve_section(histories_by_fold: ResultsTree, plot: Callable[[ResultsTree], Figure]) -> Section:
+    """Build the curves of each training, folded where there are several folds."""
     drawings = {
-        fold: Drawing(
-            figures.plot_learning_curves(histories), f"Training loss by epoch of {', '.join(histories)}, fold {fold}."
-        )
-        for fold, histories in results["histories"].items()
+        fold: Drawing(plot(histories), f"Training loss by epoch of {', '.join(histories)}, fold {fold}.")
+        for fold, histories in histories_by_fold.items()
     }
     if len(drawings) == 1:
         return Section("Learning curves", list(drawings.values()))
@@ -89,27 +103,38 @@ def list_measures(measures: dict[str, float | None] | None) -> str:
 
 
 def build_signal_quality(results: ResultsTree) -> Section:
-    rows, drawings = [], []
+    columns: list[Column] = [("measured", "name", ""), ("accuracy of", "source", "")]
+    described = {"score": "accuracy", "axis": "% of recordings"}
+    rows = [one | described | {"described": one["source"]} for one in results["quality"]]
+    return build_quality_section("Signal quality against accuracy", rows, columns, scale=100)
+
+
+def build_quality_section(
+    title: str, rows: Sequence[ResultsTree], columns: Sequence[Column], *, scale: float = 1.0, hint: str = ""
+) -> Section:
+    """Build the correlations of scores with what preprocessing measured, those of worn sensors drawn.
+
+    Args:
+        rows: Correlations, each with `score`, what was correlated, `described`, what it is of, and `axis`, what it is
+            where it is drawn.
+        columns: Of the table, before those of the test.
+        scale: Of scores where they are drawn.
+        hint: How to read the scores.
+    """
     worn_columns = [c for m in select_worn_modalities(MODALITIES) for c in get_modality(m).quality_columns]
-    for one in results["quality"]:
-        n_subjects, name = len(one["points"]), one["quality_measure"].replace("_", " ")
-        rows.append(one | {"name": name, "n_subjects": n_subjects})
+    named, drawings = [], []
+    for one in rows:
+        name = one["quality_measure"].replace("_", " ")
+        named.append(one | {"name": name, "n_subjects": len(one["points"])})
         if one["rho"] is not None and one["quality_measure"] in worn_columns:
-            caption = f"{name} against accuracy of {one['source']}, a dot a person."
-            drawings.append(Drawing(figures.plot_signal_quality(one, one["source"]), caption))
-    columns = [
-        ("measured", "name", ""),
-        ("accuracy of", "source", ""),
-        ("people", "n_subjects", ""),
-        ("Spearman", "rho", "+.2f"),
-        ("p", "p", ".3g"),
-        ("Holm", "holm", ".3g"),
-        ("verdict", "verdict", ""),
-    ]
+            caption = f"{name} against {one['score']} of {one['described']}, a dot a person."
+            drawings.append(Drawing(figures.plot_signal_quality(one, one["axis"], scale), caption))
     note = Note(
         "Means over each person's tested recordings, as preprocessing measured them; p by permutation of people."
+        f"{hint and f' {hint}'}"
     )
-    return Section("Signal quality against accuracy", [build_table(rows, columns, left=True), note, *drawings])
+    table = build_table(named, [*columns, *QUALITY_TEST_COLUMNS], left=True)
+    return Section(title, [table, note, *drawings])
 
 
 def build_band_power(results: ResultsTree) -> Section:

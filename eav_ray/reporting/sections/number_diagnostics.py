@@ -1,16 +1,17 @@
 """Sections of the results page on trainings, signals, protocols and searches, where numbers are predicted."""
 
-from eav_ray.config import MODALITIES, select_worn_modalities
-from eav_ray.data.modalities.registry import get_modality
+from matplotlib.figure import Figure
+
 from eav_ray.evaluation.number_scores import CONSTANT_SOURCE
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures, number_figures
 from eav_ray.reporting.formatting import TEST_COLUMNS, format_changes, format_interval
 from eav_ray.reporting.html import Column, Drawing, Folded, Note, Part, Section, build_table
 from eav_ray.reporting.number_tables import format_correlation, format_error
-from eav_ray.reporting.sections.diagnostics import list_measures
+from eav_ray.reporting.sections.diagnostics import build_curve_section, build_quality_section, list_measures
 from eav_ray.reporting.sections.modalities import build_weight_table
 from eav_ray.reporting.sections.numbers import find_main_source
+from eav_ray.reporting.sections.protocols import PROTOCOLS_NOTE, list_missing_protocols
 
 CURVE_LIMITS = (-0.2, 1.0)  # of CCC
 
@@ -29,14 +30,12 @@ def build_number_weights(results: ResultsTree) -> Section:
 
 def build_number_curves(results: ResultsTree) -> Section:
     """Build the curves of each training."""
-    drawings = {}
-    for fold, histories in results["histories"].items():
+
+    def plot(histories: ResultsTree) -> Figure:
         score = figures.ValidationScore(_find_score(histories), "validation, CCC", CURVE_LIMITS)
-        caption = f"Training loss by epoch of {', '.join(histories)}, fold {fold}."
-        drawings[fold] = Drawing(figures.plot_learning_curves(histories, score), caption)
-    if len(drawings) == 1:
-        return Section("Learning curves", list(drawings.values()))
-    return Section("Learning curves", [Folded(f"fold {fold}", drawing) for fold, drawing in drawings.items()])
+        return figures.plot_learning_curves(histories, score)
+
+    return build_curve_section(results["histories"], plot)
 
 
 def _find_score(histories: ResultsTree) -> str:
@@ -87,30 +86,19 @@ def build_worst_number_subjects(results: ResultsTree) -> Section:
 
 def build_number_quality(results: ResultsTree) -> Section:
     """Build the correlations of scores with what preprocessing measured."""
-    rows, drawings = [], []
-    worn_columns = [c for m in select_worn_modalities(MODALITIES) for c in get_modality(m).quality_columns]
+    rows = []
     for one in results["quality"]:
-        name, score = one["quality_measure"].replace("_", " "), number_figures.TITLES[one["measure"]]
-        rows.append(one | {"name": name, "score": score, "n_subjects": len(one["points"])})
-        if one["rho"] is not None and one["quality_measure"] in worn_columns:
-            caption = f"{name} against {score} of {one['source']}, {one['target']}, a dot a person."
-            drawings.append(Drawing(number_figures.plot_number_quality(one), caption))
+        score = number_figures.TITLES[one["measure"]]
+        rows.append(one | {"score": score, "axis": score, "described": f"{one['source']}, {one['target']}"})
     columns: list[Column] = [
         ("target", "target", ""),
         ("measured", "name", ""),
         ("score", "score", ""),
         ("of", "source", ""),
-        ("people", "n_subjects", ""),
-        ("Spearman", "rho", "+.2f"),
-        ("p", "p", ".3g"),
-        ("Holm", "holm", ".3g"),
-        ("verdict", "verdict", ""),
     ]
-    note = Note(
-        "Means over each person's tested recordings, as preprocessing measured them; p by permutation of people. A "
-        "higher CCC is better, a higher RMSE is worse."
-    )
-    return Section("Signal quality against scores", [build_table(rows, columns, left=True), note, *drawings])
+    hint = "A higher CCC is better, a higher RMSE is worse."
+    title = "Signal quality against scores"
+    return build_quality_section(title, rows, columns, hint=hint)
 
 
 def build_number_protocols(results: ResultsTree) -> Section:
@@ -129,11 +117,7 @@ def build_number_protocols(results: ResultsTree) -> Section:
         ("recordings", "recordings", ""),
     ]
     parts: list[Part] = [
-        Note(
-            "The same experiment under each protocol that was run. paper and within test people of whom other "
-            "recordings were trained on; subject_kfold and loso test strangers. What a protocol adds is no better "
-            "model: it is another question."
-        ),
+        Note(f"The same experiment under each protocol that was run. {PROTOCOLS_NOTE}"),
         Drawing(number_figures.plot_number_protocols(rows, sources), "CCC of each source under each protocol."),
         build_table(rows, columns),
     ]
@@ -149,9 +133,7 @@ def build_number_protocols(results: ResultsTree) -> Section:
             *TEST_COLUMNS,
         ]
         parts.append(build_table(protocols["inflation"], columns, left=True, title="What a protocol adds"))
-    if protocols["missing"]:
-        missing = ", ".join(protocols["missing"])
-        parts.append(Note(f"Not run yet: {missing}; `eav protocol` with split.protocol runs them."))
+    parts += list_missing_protocols(protocols)
     return Section("Protocols side by side", parts)
 
 

@@ -6,6 +6,11 @@ from eav_ray.reporting.formatting import PUBLISHED_LABEL, TEST_COLUMNS, format_i
 from eav_ray.reporting.html import Drawing, Note, Part, Section, build_table
 from eav_ray.reporting.sections.accuracy import UNIT_COLUMNS
 
+PROTOCOLS_NOTE = (
+    "paper and within test people of whom other recordings were trained on; subject_kfold and loso test strangers. "
+    "What a protocol adds is no better model: it is another question."
+)
+
 
 def build_protocols(results: ResultsTree) -> Section:
     protocols = results["protocols"]
@@ -20,11 +25,7 @@ def build_protocols(results: ResultsTree) -> Section:
     ]
     figure = figures.plot_protocols(protocols["rows"])
     parts: list[Part] = [
-        Note(
-            "The same experiment under each protocol that was run, percent, mean over people. paper and within test "
-            "people of whom other recordings were trained on; subject_kfold and loso test strangers. What a protocol "
-            "adds is no better model: it is another question."
-        ),
+        Note(f"The same experiment under each protocol that was run, percent, mean over people. {PROTOCOLS_NOTE}"),
         Drawing(figure, "Accuracy of each source under each protocol, by unit of scoring."),
         build_table(rows, columns),
     ]
@@ -40,10 +41,14 @@ def build_protocols(results: ResultsTree) -> Section:
             *TEST_COLUMNS,
         ]
         parts.append(build_table(rows, columns, left=True, title="What a protocol adds"))
-    if protocols["missing"]:
-        missing = ", ".join(protocols["missing"])
-        parts.append(Note(f"Not run yet: {missing}; `eav protocol` with split.protocol runs them."))
+    parts += list_missing_protocols(protocols)
     return Section("Protocols side by side", parts)
+
+
+def list_missing_protocols(protocols: ResultsTree) -> list[Part]:
+    """List the protocols that were not run, in a note; nothing where all were."""
+    missing = ", ".join(protocols["missing"])
+    return [Note(f"Not run yet: {missing}; `eav protocol` with split.protocol runs them.")] if missing else []
 
 
 def build_reference(results: ResultsTree) -> Section:
