@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -71,7 +71,7 @@ def map_in_processes(
     *,
     initializer: Callable[..., object] | None = None,
     arguments: tuple[Any, ...] = (),
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield what becomes of each item, in their order, computed by processes of their own.
 
     They are spawned, not forked: this one may hold threads. Where it is interrupted, or no more is asked for, they end
@@ -92,8 +92,10 @@ def map_in_processes(
             yield each.result()
         pool.shutdown()
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # They are ended before the pool is, and the pool is waited for: one that is still closing when the interpreter
+        # exits may write to a pipe that it has just closed, and print the error.
         for child in set(multiprocessing.active_children()) - earlier:
             with contextlib.suppress(OSError, ValueError):  # it has ended by itself
                 child.terminate()
+        pool.shutdown(cancel_futures=True)
         raise

@@ -1,9 +1,11 @@
 """What Ctrl-C and a closing terminal do to a job, and to the processes that it has started."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -79,6 +81,15 @@ _offset: list[int] = []
 
 def _remember(offset: int) -> None:
     _offset.append(offset)
+
+
+def test_nothing_of_the_processes_is_left_when_no_more_is_asked_for() -> None:
+    threads = set(threading.enumerate())
+    found = map_in_processes(time.sleep, [0.0, 300.0, 300.0], 2)
+    assert next(found) is None and multiprocessing.active_children()
+    found.close()
+    # What is still closing as the interpreter exits prints an error.
+    assert set(threading.enumerate()) == threads and not multiprocessing.active_children()
 
 
 def square(number: int) -> tuple[int, int]:

@@ -17,13 +17,12 @@ The truth about a subject is written beside the recordings, as `synthetic.json`.
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -42,6 +41,7 @@ from eav_ray.data.synthetic.ideal_observer import (
     get_confusion_matrix,
 )
 from eav_ray.errors import ConfigError
+from eav_ray.processes import map_in_processes
 
 LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows: row = 2 * class + (1 if speaking)
 
@@ -340,10 +340,8 @@ def _generate_subjects(root: str | os.PathLike[str], spec: SyntheticSpec, worker
         for number in numbers:
             yield generate_subject(root, number, spec)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, spec.n_subjects), mp_context=spawn) as pool:
-        for future in as_completed([pool.submit(generate_subject, root, number, spec) for number in numbers]):
-            yield future.result()
+    generate = partial(generate_subject, root, spec=spec)
+    yield from map_in_processes(generate, numbers, min(workers, spec.n_subjects))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
