@@ -53,7 +53,6 @@ from eav_ray.data.shards.tables import build_window_table, encode_parquet
 from eav_ray.distributed import ray_workarounds
 from eav_ray.distributed.scoring import ScoringTask, format_table_name, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.encoders.vit import ViT
 from eav_ray.pipelines.inference.pull import pull
 from eav_ray.pipelines.inference.store_listing import format_models
 from eav_ray.pipelines.preprocess import eeg_stage
@@ -480,27 +479,6 @@ def test_a_pickle_is_not_executed(place: str, tmp_path: Path, proof: Path) -> No
             refused(there.read, there.named, proof)
         else:
             expect_skipped(there.read, proof)
-
-
-def test_weights_of_timm_are_safetensors_or_nothing(
-    tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What timm's own are downloaded to, and left in: a cache that others may write to."""
-    asked = []
-
-    def downloaded(*_: object, filename: str, **__: object) -> str:
-        asked.append(filename)
-        return str(tmp_path / "cached")
-
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", downloaded)
-    (tmp_path / "cached").write_bytes(PAYLOADS["torch"][0](proof))
-    sizes: dict[str, Any] = dict(
-        image_size=32, patch=8, width=24, depth=1, heads=2, dropout=0.0, frames=2, n_stored_frames=2
-    )
-    vit = ViT("vit_tiny_patch16_224", window_s=1, **sizes)
-    vit.name = "test_vit"  # the smallest that timm has
-    refused(lambda: vit.load_pretrained("timm"), "model.video.weights is timm", proof)
-    assert asked == ["model.safetensors"]
 
 
 # Columns of tables

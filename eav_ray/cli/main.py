@@ -26,6 +26,7 @@ from eav_ray.cli.robustness import robustness
 from eav_ray.cli.search import search
 from eav_ray.cli.serve import serve
 from eav_ray.cli.train import train
+from eav_ray.cli.weights import weights
 from eav_ray.cli.withdraw import withdraw
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted, is_of_machine, make_unrecoverable
 
@@ -44,6 +45,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     ablate,
     robustness,
     adapt,
+    weights,
     withdraw,
     keys,
 )

@@ -27,8 +27,10 @@ def resolve_experiment_paths(experiment: Experiment, used_stores: tuple[str, ...
         given_paths["data.targets.path"] = experiment.data.targets.path
     for m in experiment.model:
         weights = getattr(experiment.model[m], "weights", "")
-        if weights and Path(weights).expanduser().exists():  # otherwise a name on a hub
+        if weights and Path(weights).expanduser().exists():
             given_paths[f"model.{m}.weights"] = weights
+        elif weights and "results" in used_stores:  # otherwise nothing is trained
+            given_paths[f"model.{m}.weights"] = find_fetched_weights(f"model.{m}.weights", weights, experiment)
     changes = {key: resolve_user_path(key, path) for key, path in given_paths.items()}
     for key in ("store.shards", "store.results"):
         if not experiment.store.exclusive and "://" in changes.get(key, "") and "exclusive=" not in changes[key]:
@@ -37,6 +39,21 @@ def resolve_experiment_paths(experiment: Experiment, used_stores: tuple[str, ...
         if uri.startswith(SQLITE_PREFIX):
             changes[key] = SQLITE_PREFIX + resolve_user_path(key, uri.removeprefix(SQLITE_PREFIX), allow_remote=False)
     return override(experiment, changes)
+
+
+def find_fetched_weights(key: str, name: str, experiment: Experiment) -> str:
+    """Find the folder of published weights among those that were fetched: no job fetches anything by itself.
+
+    Raises:
+        ConfigError: They were not fetched.
+    """
+    folder = Path(resolve_user_path("store.weights", experiment.store.weights, allow_remote=False))
+    if not (folder / name).is_dir():
+        raise ConfigError(
+            f"{key} is {name}, which is no file or folder here and was not fetched into {folder} (store.weights); "
+            f"where there is a network, run `eav weights fetch {name} --to {folder}`"
+        )
+    return str(folder / name)
 
 
 def resolve_user_path(key: str, path: str, *, allow_remote: bool = True) -> str:

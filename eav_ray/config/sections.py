@@ -33,6 +33,9 @@ class StoreConfig:
     )
     cache: str = define("cache", "local folder of the memory-mapped windows of each node")
     cache_gb: float = define(200.0, "largest size of that folder, GiB", gt=0)
+    weights: str = define(
+        "weights", "folder that `eav weights fetch` fills, where published weights that have a name are looked up"
+    )
     mlflow: str = define(
         "",
         "MLflow's tracking URI, which is told the curves of trainings: http://127.0.0.1:5000, "

@@ -2,6 +2,7 @@
 
 from eav_ray.config import Experiment
 from eav_ray.config.paths import STORE_KEYS, resolve_experiment_paths
+from eav_ray.config.published import adopt_published_settings
 from eav_ray.distributed import cluster
 from eav_ray.tracking import mlflow
 
@@ -14,10 +15,11 @@ def prepare_experiment(experiment: Experiment, used_stores: tuple[str, ...] = ST
         used_stores: The stores that are read or written; the paths of the others do not matter.
 
     Raises:
-        ConfigError: A relative path in a submitted job, more workers than this machine holds, a machine on which
-            Ray does not start, an open dashboard without a token, or an optional package that is missing.
+        ConfigError: Published weights of another encoder, a relative path in a submitted job, more workers than this
+            machine holds, a machine on which Ray does not start, an open dashboard without a token, or an optional
+            package that is missing.
     """
-    experiment = resolve_experiment_paths(experiment, used_stores)
+    experiment = adopt_published_settings(resolve_experiment_paths(experiment, used_stores))
     cluster.check_local_resources(experiment.runtime)
     if used_stores:  # what uses none starts no Ray
         cluster.check_local_start(experiment.runtime)

@@ -38,8 +38,18 @@ def hash_content(path: str) -> str:
     """What a local file, or the files of a local folder, hold: equal content, equal text. Another name is itself."""
     local_path = Path(path).expanduser()
     files = sorted(local_path.iterdir()) if local_path.is_dir() else [local_path] if local_path.is_file() else []
-    hashes = [_hash_file(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    hashes = [hash_file(f) for f in files if f.is_file()]
     return sha256("".join(hashes).encode()) if hashes else path
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, which is read once while neither its size nor its time changes.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    status = path.stat()
+    return _hash_file(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

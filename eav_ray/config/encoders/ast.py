@@ -15,7 +15,7 @@ class ASTConfig(AudioEncoderConfig):
     revision: ClassVar[int] = 2
     normalises_subjects: ClassVar[bool] = True
     kind: Literal["ast"] = "ast"
-    weights: str = define("", f"{WEIGHTS_HELP}, or its name on the Hugging Face hub")
+    weights: str = define("", WEIGHTS_HELP)
     width: int = define(768, "hidden size", gt=0)
     depth: int = define(12, "layers", gt=0)
     heads: int = define(12, "attention heads; must divide the width", gt=0)

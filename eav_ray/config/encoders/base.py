@@ -1,6 +1,6 @@
 """What all sections of encoders share."""
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
@@ -9,7 +9,10 @@ from eav_ray.config.data_sections import STRICT, Preprocessing, define
 from eav_ray.config.modalities import ModalityName
 
 INPUT_DROPOUT_HELP = "chance that training hides a feature of a window: less is learned by heart of few people"
-WEIGHTS_HELP = "published weights to start from: a folder as a hub has them (safetensors)"
+WEIGHTS_HELP = (
+    "published weights to start from: a folder as a hub has them (safetensors), or the name under which it was fetched "
+    "(`eav weights fetch`)"
+)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,6 +61,17 @@ class EncoderConfig:
         """List what does not fit the stored windows, a line each."""
         return []
 
+    def adopt_settings(self, published: dict[str, Any], where: str) -> dict[str, Any]:
+        """Return the keys that what lies beside the published weights decides, with their values.
+
+        Args:
+            published: What config.json and preprocessor_config.json say.
+            where: The key and its weights, for errors.
+        Raises:
+            ConfigError: The weights are of another kind.
+        """
+        return {}
+
     def scale_sizes(self, factor: float) -> dict[str, int]:
         """Scale the keys that make the encoder wider and deeper, as near to a factor as what divides them allows."""
         sizes = {"width": round_to_multiple(self.width * factor, getattr(self, "heads", 1))}
@@ -77,6 +91,18 @@ class AudioEncoderConfig(EncoderConfig):
         "and masked in tokens. 0: only digital zeros that fill a window up",
         ge=0,
     )
+
+
+def find_frame_problems(frames: int, preprocessing: Preprocessing) -> list[str]:
+    """List what does not fit where an encoder uses so many frames of a window."""
+    stored_frames = preprocessing.video.fps * preprocessing.window_s
+    problems: list[str] = []
+    if frames > stored_frames:
+        problems.append(
+            f"model.video.frames is {frames}, but a stored window has {stored_frames}; "
+            f"set model.video.frames to at most {stored_frames}"
+        )
+    return problems
 
 
 def round_to_multiple(value: float, unit: int) -> int:

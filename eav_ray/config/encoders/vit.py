@@ -6,7 +6,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT, Preprocessing, define
-from eav_ray.config.encoders.base import WEIGHTS_HELP, EncoderConfig
+from eav_ray.config.encoders.base import WEIGHTS_HELP, EncoderConfig, find_frame_problems
 from eav_ray.config.modalities import ModalityName
 
 
@@ -23,9 +23,7 @@ class ViTConfig(EncoderConfig):
     name: str = define(
         "vit_base_patch16_224", "a plain `vit_*` of timm with a class token: no relpos, rope, dinov3, siglip, gap"
     )
-    weights: str = define(
-        "", f'{WEIGHTS_HELP}, of timm or of a transformers ViT, or one such file; "timm" fetches timm\'s'
-    )
+    weights: str = define("", f"{WEIGHTS_HELP}, of timm or of a transformers ViT, or one such file")
     norm_eps: float = define(1e-6, "of the LayerNorms; 1e-12 for weights of transformers", gt=0)
     image_size: int = define(224, "must equal preprocessing.video.size", gt=0)
     patch: int = define(16, "patch size; must divide image_size", gt=0)
@@ -57,10 +55,4 @@ class ViTConfig(EncoderConfig):
                 f"model.video.image_size is {self.image_size}, but preprocessing.video.size is "
                 f"{preprocessing.video.size}; make them equal"
             )
-        stored_frames = preprocessing.video.fps * preprocessing.window_s
-        if self.frames > stored_frames:
-            problems.append(
-                f"model.video.frames is {self.frames}, but a stored window has {stored_frames}; "
-                f"set model.video.frames to at most {stored_frames}"
-            )
-        return problems
+        return problems + find_frame_problems(self.frames, preprocessing)

@@ -1,6 +1,6 @@
 """The one interface of all encoders, and the transformer block that our own models share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from eav_ray.config import EncoderConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.layers import FeatureStandardizer, TransformerBlock
+from eav_ray.models.layers import FeatureStandardizer, TransformerBlock, build_position_embedding
 
 
 class EncoderOutput(NamedTuple):
@@ -210,7 +210,69 @@ class GivenEncoder(Encoder):
 
 
 class FrameEncoder(Encoder):
-    """An encoder that looks at single frames, so that each frame of a window can be scored alone."""
+    """Video windows to one token a frame: what a network makes of the frame alone, plus a learned time position.
+
+    Each frame of a window can so be scored alone.
+
+    Attributes:
+        mean, sd: (3, 1, 1) of the pixels that the network expects, in [0, 1].
+        frame_indices: (frames,) which stored frames are used.
+    """
+
+    statistics_windows = 4  # of which 25 frames of 224 pixels are 60 MB
+    frame_indices: Tensor
+    mean: Tensor
+    sd: Tensor
+    position: nn.Parameter
+
+    def register_frames(
+        self,
+        width: int,
+        *,
+        window_s: float,
+        n_stored_frames: int,
+        frames: int,
+        mean: Sequence[float],
+        sd: Sequence[float],
+    ) -> None:
+        """Choose evenly spaced frames of a window, and make their positions.
+
+        Args:
+            n_stored_frames: Frames of a stored window.
+            frames: How many of them are used.
+        """
+        self.width = width
+        for key, values in (("mean", mean), ("sd", sd)):
+            self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
+        frame_indices = ((torch.arange(frames) + 0.5) * n_stored_frames / frames).long()
+        self.register_buffer("frame_indices", frame_indices, persistent=False)
+        self.register_buffer("times_s", (frame_indices + 0.5) * window_s / n_stored_frames, persistent=False)
+        self.position = build_position_embedding(frames, width)
+
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """Compute what the network makes of images, (images, width)."""
+        raise NotImplementedError
+
+    def compute_features(self, x: Tensor) -> Features:
+        """Scale the frames that are used: (batch, frames, height, width, 3), a colour a feature.
+
+        Args:
+            x: (batch, stored frames, height, width, 3), uint8 RGB.
+        """
+        frames = x[:, self.frame_indices]
+        scaled = (frames.float() / 255 - self.mean.flatten()) / self.sd.flatten()
+        return Features(scaled, torch.ones_like(scaled[..., 0], dtype=torch.bool))
+
+    def forward(self, x_BFHWC: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
+        """
+        Args:
+            x_BFHWC: Stored frames, uint8 RGB, (batch, frames, height, width, 3).
+            present_B: True where the window has video.
+        """
+        frames = self.normalise_features(x_BFHWC, subject).values
+        images = frames.flatten(0, 1).permute(0, 3, 1, 2)
+        tokens = self.embed_images(images).unflatten(0, frames.shape[:2]) + self.position
+        return self.build_output(tokens, tokens.mean(1), present_B)
 
     def hold_frame(self, tokens_BND: Tensor, frame: int) -> tuple[Tensor, Tensor]:
         """Compute what `forward` makes of windows that hold one of their frames throughout: tokens, and their mean.
@@ -219,7 +281,8 @@ class FrameEncoder(Encoder):
             tokens_BND: What it made of the windows.
             frame: Which of the frames that are used.
         """
-        raise NotImplementedError
+        tokens = (tokens_BND[:, frame] - self.position[frame])[:, None] + self.position
+        return tokens, tokens.mean(1)
 
 
 class DataShapes(NamedTuple):

@@ -3,7 +3,6 @@
 A file of weights holds tensors and nothing that could run. Every tensor of the encoder must be found, in its shape.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from eav_ray.config.published import read_published_settings
 from eav_ray.errors import ConfigError
+from eav_ray.storage.published_weights import check_weights_files
 
-CONFIG_FILE = "config.json"
 HEAD_PREFIXES = ("head.", "head_dist.", "fc_norm.", "pooler.", "classifier.")  # of published classifiers: not taken
 # Both libraries' older name of a module, and the one of transformers 5.
 RENAMING_RULES = (
@@ -33,42 +33,25 @@ def read_weights(weights: str, key: str) -> tuple[dict[str, Tensor], dict[str, A
     """Tensors by name, and what `config.json` and `preprocessor_config.json` beside them say."""
     path = Path(weights).expanduser()
     if not path.exists():
-        path = _download(weights, key)
+        raise ConfigError(f"{key} is {weights}, which is not on this node; put its folder where all nodes see it")
     folder = path if path.is_dir() else path.parent
     files = [path] if path.is_file() else sorted(folder.glob("*.safetensors"))
+    if folder / "model.safetensors" in files:  # others beside it are the same in half precision, or an adapter
+        files = [folder / "model.safetensors"]
     if not files or any(f.suffix != ".safetensors" for f in files):
         raise ConfigError(
             f"{key} is {weights}, where there is no .safetensors file; other formats can run code when they are "
             "opened. transformers' save_pretrained and timm's save_for_hf write safetensors"
         )
+    where = f"{key} is {weights}"
     state: dict[str, Tensor] = {}
-    settings: dict[str, Any] = {}
     try:
+        check_weights_files(folder, files)
         for file in files:
             state |= load_file(file)
-        for name in (CONFIG_FILE, "preprocessor_config.json"):
-            if (folder / name).is_file():
-                document = json.loads((folder / name).read_text(encoding="utf-8"))
-                if not isinstance(document, dict):
-                    raise ValueError(f"{name} is no JSON object")
-                timm_config = document.get("pretrained_cfg")
-                settings |= document | (timm_config if isinstance(timm_config, dict) else {})
     except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"{key} is {weights}, which cannot be read: {' '.join(str(error).split())}") from None
-    return state, settings
-
-
-def _download(name: str, key: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(
-            f"{key} is {name}, which is no folder here and could not be fetched from the hub "
-            f"({type(error).__name__}); give a folder with config.json and model.safetensors"
-        ) from None
+        raise ConfigError(f"{where}, which cannot be read: {' '.join(str(error).split())}") from None
+    return state, read_published_settings(folder, where)
 
 
 def rename_tensors(state: dict[str, Tensor], rules: Any) -> dict[str, Tensor]:
@@ -109,9 +92,18 @@ def check_settings(settings: dict[str, Any], expected: list[ExpectedSetting], ke
         raise ConfigError(f"{key} is {weights}: {'; '.join(wrong)}")
 
 
-def load_tensors(module: nn.Module, state: dict[str, Tensor], key: str, weights: str) -> None:
-    """Every tensor of the module from `state`; a classifier that is there too is left."""
-    unknown = [n for n in state if n not in module.state_dict() and not n.startswith(HEAD_PREFIXES)]
+def load_tensors(
+    module: nn.Module, state: dict[str, Tensor], key: str, weights: str, left_out: tuple[str, ...] = HEAD_PREFIXES
+) -> None:
+    """Load every tensor of a module.
+
+    Args:
+        state: Tensors by name; each must have its place.
+        left_out: How the names of those begin that have none, such as a classifier.
+    Raises:
+        ConfigError: A tensor is missing, of another shape, not finite, or has no place.
+    """
+    unknown = [n for n in state if n not in module.state_dict() and not n.startswith(left_out)]
     if unknown:
         raise ConfigError(
             f"{key} is {weights}, which has {unknown[0]}{f' and {len(unknown) - 1} more' if unknown[1:] else ''}, for "

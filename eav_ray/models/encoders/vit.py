@@ -5,7 +5,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from eav_ray.config import Preprocessing
@@ -13,10 +12,7 @@ from eav_ray.config.encoders.vit import ViTConfig
 from eav_ray.errors import ConfigError, suggest_nearest
 from eav_ray.models.encoders.base import (
     DataShapes,
-    EncoderOutput,
-    Features,
     FrameEncoder,
-    SubjectStatistics,
     collect_module_arguments,
 )
 from eav_ray.models.encoders.pretrained import (
@@ -27,7 +23,6 @@ from eav_ray.models.encoders.pretrained import (
     read_weights,
     rename_tensors,
 )
-from eav_ray.models.layers import build_position_embedding
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -43,8 +38,6 @@ TIMM_RENAMING_RULES = (
     (r"^layers\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
     (r"^layernorm\.", "norm."),
 )
-# For timm, which otherwise opens pytorch_model.bin, or a file of an address of its own, where there are no safetensors.
-SAFETENSORS_ONLY_OVERLAY = {"hf_hub_filename": "model.safetensors", "url": ""}
 
 
 class ViT(FrameEncoder):
@@ -64,10 +57,6 @@ class ViT(FrameEncoder):
         centre_patches: Whether patches get mean 0, each colour for itself, before they are embedded.
     """
 
-    statistics_windows = 4  # of which 25 frames of 224 pixels are 60 MB
-    frame_indices: Tensor  # (frames,) which stored frames are used
-    mean: Tensor  # (3, 1, 1) of the pixels that the published weights of this model expect, and their SD
-    sd: Tensor
     model: "VisionTransformer"
 
     def __init__(
@@ -94,7 +83,7 @@ class ViT(FrameEncoder):
         if not name.startswith("vit_") or not timm.is_model(name):
             known = timm.list_models("vit_*")
             raise ConfigError(f'model.video.name is "{name}", which timm does not have{suggest_nearest(name, known)}')
-        self.name, self.width, self.image_size = name, width, image_size
+        self.name, self.image_size = name, image_size
         self.centred_patch = patch if centre_patches else 0
         try:
             model = timm.create_model(
@@ -118,48 +107,27 @@ class ViT(FrameEncoder):
             )
         self.model = model
         pretrained_config: Any = model.pretrained_cfg
-        for key, values in (("mean", pretrained_config["mean"]), ("sd", pretrained_config["std"])):
-            self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
-        frame_indices = ((torch.arange(frames) + 0.5) * n_stored_frames / frames).long()
-        self.register_buffer("frame_indices", frame_indices, persistent=False)
-        self.register_buffer("times_s", (frame_indices + 0.5) * window_s / n_stored_frames, persistent=False)
-        self.position = build_position_embedding(frames, width)
+        self.register_frames(
+            width,
+            window_s=window_s,
+            n_stored_frames=n_stored_frames,
+            frames=frames,
+            mean=pretrained_config["mean"],
+            sd=pretrained_config["std"],
+        )
 
     def enable_gradient_checkpointing(self) -> None:
         self.model.set_grad_checkpointing(True)
 
-    def compute_features(self, x: Tensor) -> Features:
-        """Scale the frames that are used: (batch, frames, height, width, 3), a colour a feature.
-
-        Args:
-            x: (batch, stored frames, height, width, 3), uint8 RGB.
-        """
-        frames = x[:, self.frame_indices]
-        scaled = (frames.float() / 255 - self.mean.flatten()) / self.sd.flatten()
-        return Features(scaled, torch.ones_like(scaled[..., 0], dtype=torch.bool))
-
-    def forward(self, x_BFHWC: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
-        """
-        Args:
-            x_BFHWC: Stored frames, uint8 RGB, (batch, frames, height, width, 3).
-            present_B: True where the window has video.
-        """
-        frames = self.normalise_features(x_BFHWC, subject).values
-        b, f = frames.shape[:2]
-        images = frames.flatten(0, 1)
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
         if self.centred_patch:
-            images = centre_patches(images, self.centred_patch)
-        class_tokens = self.model.forward_features(images.permute(0, 3, 1, 2))[:, 0]
-        tokens = class_tokens.view(b, f, self.width) + self.position
-        return self.build_output(tokens, tokens.mean(1), present_B)
-
-    def hold_frame(self, tokens_BND: Tensor, frame: int) -> tuple[Tensor, Tensor]:
-        tokens = (tokens_BND[:, frame] - self.position[frame])[:, None] + self.position
-        return tokens, tokens.mean(1)
+            images_BCHW = centre_patches(images_BCHW, self.centred_patch)
+        return self.model.forward_features(images_BCHW)[:, 0]
 
     def load_pretrained(self, weights: str) -> None:
         key = "model.video.weights"
-        state, settings = _load_timm_weights(self) if weights == "timm" else read_weights(weights, key)
+        state, settings = read_weights(weights, key)
+        settings = _read_timm_settings(settings) | settings
         state = rename_tensors(state, RENAMING_RULES)
         check_settings(settings, _list_expected_settings(self), key, weights)
         if "embeddings.cls_token" in state:
@@ -167,16 +135,16 @@ class ViT(FrameEncoder):
         load_tensors(self.model, state, key, weights)
 
 
-def centre_patches(images_BHWC: Tensor, patch: int) -> Tensor:
+def centre_patches(images_BCHW: Tensor, patch: int) -> Tensor:
     """Take the mean of each patch from its pixels, each channel for itself.
 
     Args:
-        images_BHWC: (images, height, width, channels), both sides multiples of `patch`.
+        images_BCHW: (images, channels, height, width), both sides multiples of `patch`.
         patch: Pixels on each side of a patch.
     """
-    b, height, width, c = images_BHWC.shape
-    patches = images_BHWC.reshape(b, height // patch, patch, width // patch, patch, c)
-    return (patches - patches.mean((2, 4), keepdim=True)).reshape(images_BHWC.shape)
+    b, c, height, width = images_BCHW.shape
+    patches = images_BCHW.reshape(b, c, height // patch, patch, width // patch, patch)
+    return (patches - patches.mean((3, 5), keepdim=True)).reshape(images_BCHW.shape)
 
 
 def build(section: ViTConfig, preprocessing: Preprocessing, shapes: DataShapes) -> ViT:
@@ -185,25 +153,24 @@ def build(section: ViTConfig, preprocessing: Preprocessing, shapes: DataShapes) 
     return ViT(window_s=preprocessing.window_s, n_stored_frames=n_stored_frames, **collect_module_arguments(section))
 
 
-def _load_timm_weights(encoder: ViT) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    import timm  # loaded only where it is used: it takes a second
+def _read_timm_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Read heads and epsilon of a network that timm has saved, whose config.json may name the network alone."""
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
 
-    try:
-        model: Any = timm.create_model(
-            encoder.name,
-            pretrained=True,
-            pretrained_cfg_overlay=SAFETENSORS_ONLY_OVERLAY,
-            num_classes=0,
-            img_size=encoder.image_size,
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ConfigError(
-            f"model.video.weights is timm, but timm's weights of {encoder.name} could not be had "
-            f"({type(error).__name__}); save them as safetensors where there is a network and give the file"
-        ) from None
-    block = model.blocks[0]
-    settings = {"num_attention_heads": block.attn.num_heads, "layer_norm_eps": block.norm1.eps}
-    return model.state_dict(), settings
+    architecture = settings.get("architecture")
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        return {}
+    with torch.device("meta"):
+        model: Any = timm.create_model(architecture, pretrained=False, num_classes=0)
+    if not isinstance(model, VisionTransformer):
+        return {}
+    block: Any = model.blocks[0]
+    found = {"num_attention_heads": block.attn.num_heads, "layer_norm_eps": block.norm1.eps}
+    arguments = settings.get("model_args")
+    if isinstance(arguments, dict) and "num_heads" in arguments:
+        found["num_attention_heads"] = arguments["num_heads"]
+    return found
 
 
 def _convert_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from eav_ray.data.io.audio import read_audio as read_audio
 from eav_ray.errors import ConfigError
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.ast import AST, AUDIOSET_SD, SAMPLE_RATE_HZ, FilterBank
+from eav_ray.models.encoders.backbone import Backbone
 from eav_ray.models.encoders.bandpower import BandPower
 from eav_ray.models.encoders.base import DataShapes, Encoder
 from eav_ray.models.encoders.covariance import Covariance
@@ -29,6 +30,7 @@ from eav_ray.models.encoders.eav_transformer import EAVTransformer
 from eav_ray.models.encoders.eegformer import EEGformer
 from eav_ray.models.encoders.factory import build_encoder
 from eav_ray.models.encoders.mfcc import MFCC
+from eav_ray.models.encoders.speech import Speech
 from eav_ray.models.encoders.vit import ViT
 from eav_ray.models.layers import FeatureStandardizer, TransformerBlock
 from eav_ray.training import cost
@@ -77,6 +79,13 @@ def mfcc(**changes: Any) -> MFCC:
     return MFCC(window_s=WINDOW_S, **sizes)
 
 
+def speech(**changes: Any) -> Speech:
+    settings = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    sizes: dict[str, Any] = dict(width=24, depth=2, heads=2, dropout=0.5, layers="mix", frames_per_token=5)
+    sizes |= dict(architecture="wav2vec2", normalise=True, settings=settings, silence_db=30) | changes
+    return Speech(window_s=WINDOW_S, **sizes)
+
+
 def eeg_input(n: int) -> Tensor:
     return torch.randn(n, CHANNELS, EEG_HZ * WINDOW_S)
 
@@ -89,6 +98,15 @@ def video_input(n: int) -> Tensor:
     return torch.randint(0, 256, (n, 10, 16, 16, 3), dtype=torch.uint8)
 
 
+def backbone(**changes: Any) -> Backbone:
+    sizes: dict[str, Any] = dict(image_size=32, n_stored_frames=10, width=320, frames=3, dropout=0.5) | changes
+    return Backbone("convnext_atto", window_s=WINDOW_S, from_weights=False, **sizes)
+
+
+def large_video_input(n: int) -> Tensor:
+    return torch.randint(0, 256, (n, 10, 32, 32, 3), dtype=torch.uint8)
+
+
 ENCODERS = {  # by kind
     "eegformer": (eegformer, eeg_input, 4),
     "eav_transformer": (eav_transformer, eeg_input, 5),
@@ -96,7 +114,9 @@ ENCODERS = {  # by kind
     "covariance": (covariance, eeg_input, 2),
     "ast": (ast, audio_input, 16),
     "mfcc": (mfcc, audio_input, 4),
+    "speech": (speech, audio_input, 20),
     "vit": (vit, video_input, 3),
+    "backbone": (backbone, large_video_input, 3),
 }
 contract = pytest.mark.parametrize(("make", "inputs", "n_tokens"), ENCODERS.values(), ids=ENCODERS)
 Make, Inputs = Callable[[], Encoder], Callable[[int], Tensor]
@@ -189,7 +209,7 @@ def test_half_precision_is_close_to_single_precision(
 def test_tokens_in_another_order_of_time_give_another_result(make: Make, inputs: Inputs, n_tokens: int) -> None:
     encoder, present = make().eval(), torch.ones(1, dtype=torch.bool)
     x = inputs(1)
-    axis = 1 if inputs in (audio_input, video_input) else 2
+    axis = 1 if inputs in (audio_input, video_input, large_video_input) else 2
     turned = x.roll(x.shape[axis] // 2, axis)
     before, after = encoder(x, present), encoder(turned, present)
     assert not torch.allclose(before.tokens_BND, after.tokens_BND, atol=1e-4)
@@ -570,7 +590,7 @@ def test_patches_are_centred_before_they_are_embedded() -> None:
 
 def test_published_weights_and_centred_patches_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="centre_patches is true.*set centre_patches: false"):
-        override(Experiment(), {"model.video.weights": "timm", "model.video.centre_patches": True})
+        override(Experiment(), {"model.video.weights": "weights", "model.video.centre_patches": True})
 
 
 def test_pixels_are_scaled_as_the_published_weights_expect() -> None:
