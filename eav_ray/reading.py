@@ -178,7 +178,7 @@ def read_predictions(results: str | Path, protocol_id: str) -> pd.DataFrame:
 
 
 def _open(experiment: Experiment) -> Dataset:
-    return open_dataset(resolve_experiment_paths(experiment))
+    return open_dataset(resolve_experiment_paths(experiment, ("shards", "cache")))
 
 
 def _select_rows(data: Dataset, subjects: Sequence[str]) -> np.ndarray:

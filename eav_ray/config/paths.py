@@ -29,7 +29,7 @@ def resolve_experiment_paths(experiment: Experiment, used_stores: tuple[str, ...
         weights = getattr(experiment.model[m], "weights", "")
         if weights and Path(weights).expanduser().exists():
             given_paths[f"model.{m}.weights"] = weights
-        elif weights and "results" in used_stores:  # otherwise nothing is trained
+        elif weights and m in experiment.data.modalities and "results" in used_stores:  # otherwise nothing is trained
             given_paths[f"model.{m}.weights"] = find_fetched_weights(f"model.{m}.weights", weights, experiment)
     changes = {key: resolve_user_path(key, path) for key, path in given_paths.items()}
     for key in ("store.shards", "store.results"):

@@ -10,11 +10,11 @@ from eav_ray.config.sections import Experiment
 from eav_ray.errors import ConfigError
 
 WEIGHTS_INDEX = "weights.json"  # beside weights that `eav weights fetch` has fetched
-SETTINGS_FILES = ("config.json", "preprocessor_config.json")
+SETTINGS_FILES = ("config.json", "processor_config.json", "preprocessor_config.json")
 
 
 def read_published_settings(folder: Path, where: str) -> dict[str, Any]:
-    """Read config.json and preprocessor_config.json, and what timm has under `pretrained_cfg`; empty without them.
+    """Read what config.json and its neighbours say, with what libraries put one level deeper; empty without them.
 
     Args:
         where: The key and its weights, for errors.
@@ -31,8 +31,9 @@ def read_published_settings(folder: Path, where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}, which cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(document, dict):
             raise ConfigError(f"{where}, which cannot be read: {name} is no JSON object")
-        timm_config = document.get("pretrained_cfg")
-        settings |= document | (timm_config if isinstance(timm_config, dict) else {})
+        settings |= document
+        for inner in (document.get("pretrained_cfg"), document.get("feature_extractor")):  # of timm, of transformers 5
+            settings |= inner if isinstance(inner, dict) else {}
     return settings
 
 

@@ -159,6 +159,8 @@ def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[Ablatio
     for m in base.data.modalities:
         if base.train.encoders[m].encoder_lr_scale == 0:
             return f"train.encoders.{m}.encoder_lr_scale=0 keeps published weights, which other sizes do not have"
+        if not base.model[m].scales:
+            return f"model.{m}.kind={base.model[m].kind} is a network of one size"
     changes_by_size = {size: _scale_sizes(base, factor) for size, factor in SIZE_FACTORS.items()}
     changes_by_size |= {BASE_VARIANT: {}, HANDCRAFTED: _use_handcrafted_features(base)}
     built = []

@@ -9,6 +9,7 @@ from eav_ray.config import Experiment, get_modality_info
 from eav_ray.errors import DataError
 from eav_ray.models.encoders.base import (
     DataShapes,
+    Encoder,
     EncoderOutput,
     Features,
     compute_unimodal_logits,
@@ -55,9 +56,17 @@ class Classifier(nn.Module):
         self.detach_heads = self.fusion is not None and any(True for _ in self.fusion.parameters())
 
     def freeze_encoders(self, frozen: bool) -> None:
-        """Frozen encoders get no gradient and stay in eval mode, whatever mode the rest is in."""
+        """Frozen encoders get no gradient and stay in eval mode, whatever mode the rest is in.
+
+        What of them learns as the head does, as a mix over layers, learns all the same.
+        """
         self.frozen = frozen
-        self.encoders.requires_grad_(not frozen)
+        for encoder in self.encoders.values():
+            assert isinstance(encoder, Encoder)
+            encoder.requires_grad_(not frozen)
+            for name, parameter in encoder.named_parameters():
+                if name in encoder.head_parameters:
+                    parameter.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Classifier":

@@ -43,7 +43,8 @@ class PublishedWeights:
     @property
     def is_non_commercial(self) -> bool:
         """Whether the licence forbids commercial use."""
-        return "-nc" in self.licence.lower()
+        words = self.licence.lower()
+        return "-nc" in words or "noncommercial" in words.replace("-", "").replace(" ", "")
 
 
 def fetch_weights(name: str, folder: str | os.PathLike[str], revision: str = "main") -> PublishedWeights:
@@ -62,11 +63,17 @@ def fetch_weights(name: str, folder: str | os.PathLike[str], revision: str = "ma
     # Its own errors, and those of the library below, which has another name in other versions.
     network_errors: Any = (HfHubHTTPError, *HfHubHTTPError.__bases__, HFValidationError)
     target = Path(folder) / name
+    if target.exists() and not (target / WEIGHTS_INDEX).is_file():
+        raise ConfigError(f"{target} was not made by `eav weights fetch`; move it away, or give another --to")
     partial = make_partial_path(target)
     try:
         info = HfApi().model_info(name, revision=revision, timeout=60)
         available = [file.rfilename for file in info.siblings or []]
-        wanted = [file for file in available if "/" not in file and any(fnmatch(file, pattern) for pattern in FETCHED)]
+        wanted = [
+            file
+            for file in available
+            if "/" not in file and file != WEIGHTS_INDEX and any(fnmatch(file, pattern) for pattern in FETCHED)
+        ]
         if not any(file.endswith(".safetensors") for file in wanted):
             raise ConfigError(
                 f"{name} has no .safetensors file on the hub; other formats can run code when they are opened. Choose "
@@ -75,7 +82,7 @@ def fetch_weights(name: str, folder: str | os.PathLike[str], revision: str = "ma
         snapshot_download(name, revision=info.sha, local_dir=partial, allow_patterns=wanted)
         shutil.rmtree(partial / ".cache", ignore_errors=True)  # the library's notes on the download
         card: Any = info.card_data or {}
-        licence = str(card.get("license") or "")
+        licence = " ".join(str(card[key]) for key in ("license", "license_name") if card.get(key))
         weights = _describe_files(partial, sorted(wanted), name, str(info.sha), licence)
         (partial / WEIGHTS_INDEX).write_text(json.dumps({"format": FORMAT} | asdict(weights), indent=1))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +116,7 @@ def read_weights_index(folder: Path) -> PublishedWeights | None:
         if tree.pop("format") != FORMAT:
             raise ValueError
         weights = PublishedWeights(**tree)
-        if not isinstance(weights.files, dict):
+        if not isinstance(weights.files, dict) or not isinstance(weights.licence, str):
             raise TypeError
         return weights
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

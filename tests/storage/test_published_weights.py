@@ -21,7 +21,7 @@ from eav_ray.config.paths import resolve_experiment_paths
 from eav_ray.errors import ConfigError
 from eav_ray.models.encoders.pretrained import read_weights
 from eav_ray.pipelines.train.workload import list_licence_warnings
-from eav_ray.storage.published_weights import list_weights, read_weights_index
+from eav_ray.storage.published_weights import PublishedWeights, list_weights, read_weights_index
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 NAME = "lab/speech"
@@ -98,6 +98,7 @@ def files() -> dict[str, bytes]:
         "config.json": b'{"model_type": "wav2vec2"}',
         "model.safetensors": safetensors.torch.save({"a": torch.arange(3.0)}),
         "pytorch_model.bin": b"a pickle",
+        "weights.json": b"the repository's own",
         "modeling_speech.py": b"raise SystemExit",
         "onnx/config.json": b"{}",
         "LICENSE.txt": b"Share alike",
@@ -145,7 +146,35 @@ def test_a_file_that_is_not_what_was_fetched_is_refused(tmp_path: Path, files: d
         with pytest.raises(ConfigError, match=message):
             list(list_weights(tmp_path))
         assert run_eav(address, "weights", "fetch", NAME, "--to", str(tmp_path)).returncode == 0
-    assert torch.equal(read_weights(str(tmp_path / NAME), "model.audio.weights")[0]["a"], torch.arange(3.0))
+        assert torch.equal(read_weights(str(tmp_path / NAME), "model.audio.weights")[0]["a"], torch.arange(3.0))
+        (tmp_path / NAME / "config.json").write_text('{"model_type": "hubert"}')
+        with pytest.raises(ConfigError, match="config.json is not what was fetched of lab/speech; fetch it again"):
+            read_weights(str(tmp_path / NAME), "model.audio.weights")
+
+
+def test_a_folder_that_was_not_fetched_is_never_replaced(tmp_path: Path, files: dict[str, bytes]) -> None:
+    own = tmp_path / NAME / "mine.safetensors"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"weeks of training")
+    with serve_hub(files) as (address, asked):
+        done = run_eav(address, "weights", "fetch", NAME, "--to", str(tmp_path))
+    assert done.returncode == 2 and f"{tmp_path / NAME} was not made by `eav weights fetch`" in done.stderr
+    assert own.read_bytes() == b"weeks of training" and asked == []
+
+
+@pytest.mark.parametrize(
+    ("licence", "is_non_commercial"),
+    [
+        ("cc-by-nc-sa-4.0", True),
+        ("fair-noncommercial-research-license", True),
+        ("cc-by-non-commercial", True),
+        ("other cc-by-nc-4.0", True),
+        ("apache-2.0", False),
+        ("", False),
+    ],
+)
+def test_licences_that_forbid_commercial_use_are_known(licence: str, is_non_commercial: bool) -> None:
+    assert PublishedWeights(NAME, REVISION, licence, {}, 0).is_non_commercial == is_non_commercial
 
 
 def test_what_cannot_be_fetched_is_a_line_and_leaves_nothing(tmp_path: Path, files: dict[str, bytes]) -> None:
@@ -171,3 +200,4 @@ def test_weights_that_were_not_fetched_are_named_before_anything_starts(tmp_path
     with pytest.raises(ConfigError, match=message + f"network, run `eav weights fetch {NAME} --to {tmp_path}`"):
         resolve_experiment_paths(e)
     resolve_experiment_paths(e, ("shards",))  # preprocessing needs none
+    resolve_experiment_paths(override(e, {"data.modalities": ["eeg"]}))

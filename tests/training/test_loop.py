@@ -283,7 +283,7 @@ def test_rows_that_only_fill_up_do_not_count() -> None:
 
 def test_biases_and_norms_do_not_decay() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    decayed, kept = build_parameter_groups(module.named_parameters(), OptimConfig(weight_decay=0.1))
+    decayed, kept = build_parameter_groups(module, OptimConfig(weight_decay=0.1))
     assert [p.shape for p in decayed["params"]] == [(4, 3)] and decayed["weight_decay"] == 0.1
     assert [p.shape for p in kept["params"]] == [(4,)] * 3 and kept["weight_decay"] == 0.0
 
@@ -291,7 +291,7 @@ def test_biases_and_norms_do_not_decay() -> None:
 def test_encoders_may_learn_more_slowly_and_what_is_frozen_is_in_no_group() -> None:
     module = nn.ModuleDict({"encoders": nn.Linear(3, 4), "heads": nn.Linear(4, 2), "other": nn.Linear(1, 1)})
     module["other"].requires_grad_(False)
-    groups = build_parameter_groups(module.named_parameters(), OptimConfig(weight_decay=0.1, encoder_lr_scale=0.2))
+    groups = build_parameter_groups(module, OptimConfig(weight_decay=0.1, encoder_lr_scale=0.2))
     found = {(g["scale"], g["weight_decay"]): [tuple(p.shape) for p in g["params"]] for g in groups}
     assert found == {(0.2, 0.1): [(4, 3)], (0.2, 0.0): [(4,)], (1.0, 0.1): [(2, 4)], (1.0, 0.0): [(2,)]}
 

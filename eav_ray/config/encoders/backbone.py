@@ -20,6 +20,7 @@ class BackboneConfig(EncoderConfig):
 
     modality: ClassVar[ModalityName] = "video"
     normalises_subjects: ClassVar[bool] = True
+    scales: ClassVar[bool] = False
     kind: Literal["backbone"] = "backbone"
     name: str = define("convnext_atto", "any network of timm that pools its features")
     weights: str = define("", f"{WEIGHTS_HELP}, of the same network of timm, or one such file")
@@ -27,7 +28,7 @@ class BackboneConfig(EncoderConfig):
     mean: tuple[float, ...] = define((), "of red, green and blue in [0, 1]; empty: what timm has for the name")
     sd: tuple[float, ...] = define((), "of red, green and blue; empty: what timm has for the name")
     frames: int = define(25, "frames per window that are used, evenly spaced", gt=0)
-    dropout: float = define(0.0, "before the pooled features", ge=0, lt=1)
+    dropout: float = define(0.0, "of the pooled features", ge=0, lt=1)
 
     @model_validator(mode="after")
     def _check_colours(self) -> Self:
@@ -40,5 +41,9 @@ class BackboneConfig(EncoderConfig):
         return find_frame_problems(self.frames, preprocessing)
 
     def adopt_settings(self, published: dict[str, Any], where: str) -> dict[str, Any]:
-        found = {key: published.get(name) for key, name in (("name", "architecture"), ("mean", "mean"), ("sd", "std"))}
+        found: dict[str, Any] = {
+            key: published.get(name) for key, name in (("name", "architecture"), ("mean", "mean"), ("sd", "std"))
+        }
+        if isinstance(found["name"], str) and found["name"].partition(".")[0] == self.name.partition(".")[0]:
+            found.pop("name")  # the experiment may name the weights' tag as well
         return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if value}

@@ -26,6 +26,7 @@ class EncoderConfig:
         modality: Which of the recorded modalities it encodes; empty: given features.
         revision: Raise it when what the encoder computes changes, so that what was trained before is not reused.
         is_handcrafted: Whether it starts from computed features instead of learning them.
+        scales: Whether it can be made wider and deeper (`scale_sizes`).
         normalises_subjects: Whether it has features that can be normalised within subjects
             (`Encoder.compute_features`).
     """
@@ -40,6 +41,7 @@ class EncoderConfig:
     modality: ClassVar[ModalityName] = ""
     revision: ClassVar[int] = 1
     is_handcrafted: ClassVar[bool] = False
+    scales: ClassVar[bool] = True
     normalises_subjects: ClassVar[bool] = False
 
     @model_validator(mode="after")
@@ -72,7 +74,7 @@ class EncoderConfig:
         """
         return {}
 
-    def scale_sizes(self, factor: float) -> dict[str, int]:
+    def scale_sizes(self, factor: float) -> dict[str, Any]:
         """Scale the keys that make the encoder wider and deeper, as near to a factor as what divides them allows."""
         sizes = {"width": round_to_multiple(self.width * factor, getattr(self, "heads", 1))}
         if depth := getattr(self, "depth", 0):

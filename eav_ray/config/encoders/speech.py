@@ -33,13 +33,12 @@ WAVEFORM_SETTINGS = (
 # What else of such a configuration its network depends on.
 SETTING_NAMES = {
     "wav2vec2": WAVEFORM_SETTINGS,
-    "hubert": (*WAVEFORM_SETTINGS, "feat_proj_layer_norm", "conv_pos_batch_norm"),
+    "hubert": (*WAVEFORM_SETTINGS, "feat_proj_layer_norm"),
     "wavlm": (*WAVEFORM_SETTINGS, "num_buckets", "max_bucket_distance"),
     "whisper": (
         "encoder_ffn_dim",
         "activation_function",
         "num_mel_bins",
-        "max_source_positions",
         "scale_embedding",
     ),
 }
@@ -59,7 +58,7 @@ class SpeechConfig(AudioEncoderConfig):
     depth: int = define(12, "layers", gt=0)
     heads: int = define(12, "attention heads; must divide the width", gt=0)
     settings: dict[str, Any] = define(
-        {}, "what else the network depends on, under the names of its config.json, as {conv_bias: true}"
+        {}, "what else the network depends on, by the names of its config.json, as {conv_bias: true}"
     )
     normalise: bool = define(True, "bring each recording to mean 0 and SD 1; config.json calls it do_normalize")
     layers: Literal["mix", "last"] | int = define(
@@ -73,9 +72,24 @@ class SpeechConfig(AudioEncoderConfig):
         allowed = SETTING_NAMES[self.architecture]
         if unknown := sorted(set(self.settings) - set(allowed)):
             raise ValueError(f"settings has {', '.join(unknown)}; {self.architecture} has {', '.join(allowed)}")
-        if isinstance(self.layers, int) and not 1 <= self.layers <= self.depth:
+        for name, value in self.settings.items():
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if any(
+                isinstance(number, int | float) and not isinstance(number, bool) and number <= 0 for number in numbers
+            ):
+                raise ValueError(f"settings.{name} is {value}; give what is above 0")
+        # Published weights say later how deep the network is.
+        if isinstance(self.layers, int) and (self.layers < 1 or (self.layers > self.depth and not self.weights)):
             raise ValueError(f"layers is {self.layers}; use mix, last, or a number from 1 to depth, {self.depth}")
         return self
+
+    def scale_sizes(self, factor: float) -> dict[str, Any]:
+        sizes: dict[str, Any] = super().scale_sizes(factor)
+        wide = ("intermediate_size", "encoder_ffn_dim")  # without a setting they are four times the width
+        sizes["settings"] = {name: value for name, value in self.settings.items() if name not in wide}
+        if isinstance(self.layers, int):
+            sizes["layers"] = min(self.layers, sizes["depth"])
+        return sizes
 
     def find_problems(self, preprocessing: Preprocessing) -> list[str]:
         problems: list[str] = []
@@ -88,7 +102,7 @@ class SpeechConfig(AudioEncoderConfig):
 
     def adopt_settings(self, published: dict[str, Any], where: str) -> dict[str, Any]:
         architecture = published.get("model_type")
-        if architecture not in SIZE_NAMES:
+        if not isinstance(architecture, str) or architecture not in SIZE_NAMES:
             known = ", ".join(SIZE_NAMES)
             raise ConfigError(
                 f"{where}, whose config.json names the model_type {architecture}; {self.kind} takes {known}"
@@ -99,9 +113,18 @@ class SpeechConfig(AudioEncoderConfig):
         rate = published.get("sampling_rate", SAMPLE_RATE_HZ)
         if rate != SAMPLE_RATE_HZ:
             raise ConfigError(f"{where}, which want sound at {rate} Hz; windows are stored at {SAMPLE_RATE_HZ}")
+        if architecture != "whisper" and not isinstance(published.get("do_normalize"), bool):
+            raise ConfigError(
+                f"{where}, which do not say whether recordings are normalised (do_normalize); put the model's "
+                "preprocessor_config.json beside its config.json"
+            )
+        if isinstance(self.layers, int) and self.layers > published[sizes["depth"]]:
+            raise ConfigError(
+                f"{where}, which have {published[sizes['depth']]} layers, but model.audio.layers is {self.layers}"
+            )
         settings = {name: published[name] for name in SETTING_NAMES[architecture] if name in published}
         found = {key: published[name] for key, name in sizes.items()} | {"settings": settings}
         return found | {
             "architecture": architecture,
-            "normalise": published.get("do_normalize", self.normalise) if architecture != "whisper" else self.normalise,
+            "normalise": published.get("do_normalize", True) if architecture != "whisper" else self.normalise,
         }

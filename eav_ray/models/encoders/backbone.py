@@ -10,7 +10,13 @@ from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.backbone import BackboneConfig
 from eav_ray.errors import ConfigError, suggest_nearest
 from eav_ray.models.encoders.base import DataShapes, FrameEncoder, collect_module_arguments
-from eav_ray.models.encoders.pretrained import ExpectedSetting, check_settings, load_tensors, read_weights
+from eav_ray.models.encoders.pretrained import (
+    ExpectedSetting,
+    check_settings,
+    check_timm_arguments,
+    load_tensors,
+    read_weights,
+)
 
 
 class Backbone(FrameEncoder):
@@ -50,6 +56,8 @@ class Backbone(FrameEncoder):
         # A second and more, in every process that a search or a group starts; not all of them build one.
         import timm
         from timm.data.config import resolve_model_data_config
+        from timm.layers.drop import DropPath
+        from timm.layers.patch_embed import PatchEmbed
 
         if not timm.is_model(name):
             nearest = suggest_nearest(name, timm.list_models())
@@ -70,7 +78,8 @@ class Backbone(FrameEncoder):
             ) from None
         if not isinstance(pooled, Tensor) or pooled.ndim != 2:
             raise ConfigError(f'model.video.name is "{name}", which pools no features; use for example convnext_atto')
-        patch: Any = getattr(getattr(model, "patch_embed", None), "patch_size", ())
+        embedding = getattr(model, "patch_embed", None)
+        patch: Any = embedding.patch_size if isinstance(embedding, PatchEmbed) else ()
         if any(image_size % side for side in patch):
             raise ConfigError(
                 f'model.video.name is "{name}", whose patches of {patch[0]} pixels do not divide frames of '
@@ -84,6 +93,9 @@ class Backbone(FrameEncoder):
                 f'model.video.name is "{name}", which normalises by batches and cannot be trained from random values '
                 "here; give model.video.weights, or use a network without, such as convnext_atto"
             )
+        for module in model.modules():
+            if isinstance(module, DropPath):  # some networks come with it, beside `dropout`
+                module.drop_prob = 0.0
         self.model: Any = model
         settings = resolve_model_data_config(model)
         self.register_frames(
@@ -102,7 +114,12 @@ class Backbone(FrameEncoder):
         return self
 
     def enable_gradient_checkpointing(self) -> None:
-        self.model.set_grad_checkpointing(True)
+        try:
+            self.model.set_grad_checkpointing(True)
+        except AssertionError:
+            raise ConfigError(
+                f"runtime.gradient_checkpointing is true, which {self.name} of timm cannot do; set it to false"
+            ) from None
 
     def embed_images(self, images_BCHW: Tensor) -> Tensor:
         return self.model(images_BCHW)
@@ -113,7 +130,10 @@ class Backbone(FrameEncoder):
         colours = {"mean": ("mean", self.mean), "std": ("sd", self.sd)}
         expected = [ExpectedSetting(n, v.flatten().tolist(), f"model.video.{k}") for n, (k, v) in colours.items()]
         expected.append(ExpectedSetting("architecture", self.name.partition(".")[0], "model.video.name"))
-        check_settings(published, expected, key, weights)
+        name = published.get("architecture")
+        plain = {"architecture": name.partition(".")[0]} if isinstance(name, str) else {}
+        check_settings(published | plain, expected, key, weights)
+        check_timm_arguments(published, self.model, {"img_size", "num_classes"}, key, weights)
         heads = self.model.pretrained_cfg.get("classifier") or ()
         heads = (heads,) if isinstance(heads, str) else heads
         load_tensors(self.model, state, key, weights, tuple(f"{head}." for head in heads))

@@ -93,10 +93,12 @@ class Encoder(nn.Module):
     Attributes:
         standardises_channels: Whether named channels are to be standardised by the training rows before they come here.
         statistics_windows: Of how many windows the features are in memory at once while statistics are taken.
+        head_parameters: Names of parameters that learn as the head does, also where the encoder is frozen.
     """
 
     standardises_channels: bool = True
     statistics_windows: int = 64
+    head_parameters: tuple[str, ...] = ()
     width: int
     times_s: Tensor  # (N,)
 

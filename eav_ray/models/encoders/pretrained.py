@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from eav_ray.config.published import read_published_settings
+from eav_ray.config.published import SETTINGS_FILES, read_published_settings
 from eav_ray.errors import ConfigError
 from eav_ray.storage.published_weights import check_weights_files
 
@@ -46,7 +46,7 @@ def read_weights(weights: str, key: str) -> tuple[dict[str, Tensor], dict[str, A
     where = f"{key} is {weights}"
     state: dict[str, Tensor] = {}
     try:
-        check_weights_files(folder, files)
+        check_weights_files(folder, [*files, *(folder / n for n in SETTINGS_FILES if (folder / n).is_file())])
         for file in files:
             state |= load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
@@ -92,6 +92,46 @@ def check_settings(settings: dict[str, Any], expected: list[ExpectedSetting], ke
         raise ConfigError(f"{key} is {weights}: {'; '.join(wrong)}")
 
 
+# Arguments of timm's networks that change nothing that is predicted.
+HARMLESS_ARGUMENTS = {"drop_rate", "drop_path_rate", "pretrained", "proj_drop_rate", "attn_drop_rate"}
+
+
+def check_timm_arguments(settings: dict[str, Any], model: nn.Module, known: set[str], key: str, weights: str) -> None:
+    """Refuse weights of a network that timm made with other arguments: shapes show few of them.
+
+    Args:
+        settings: What the files beside the weights say.
+        model: The network that the weights are for.
+        known: Arguments that the experiment gives, or that are compared elsewhere.
+    Raises:
+        ConfigError: An argument is not the network's usual one.
+    """
+    arguments = settings.get("model_args")
+    others = dict(arguments) if isinstance(arguments, dict) else {}
+    if settings.get("global_pool"):
+        others["global_pool"] = settings["global_pool"]
+    usual = {"global_pool": find_pooling(model), "in_chans": 3}
+    wrong = [
+        f"{name}={value!r}"
+        for name, value in others.items()
+        if name not in known | HARMLESS_ARGUMENTS and (name not in usual or usual[name] not in (None, value))
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{key} is {weights}, of a network that was made with {', '.join(wrong)}, which this encoder does not have"
+        )
+
+
+def find_pooling(model: nn.Module) -> str | None:
+    """Find how a network of timm pools its features; None where it does not say."""
+    for owner in (model, getattr(model, "head", None)):
+        pool = getattr(owner, "global_pool", None)
+        name = pool if isinstance(pool, str) else getattr(pool, "pool_type", None)
+        if isinstance(name, str):
+            return name
+    return None
+
+
 def load_tensors(
     module: nn.Module, state: dict[str, Tensor], key: str, weights: str, left_out: tuple[str, ...] = HEAD_PREFIXES
 ) -> None:
@@ -103,13 +143,14 @@ def load_tensors(
     Raises:
         ConfigError: A tensor is missing, of another shape, not finite, or has no place.
     """
-    unknown = [n for n in state if n not in module.state_dict() and not n.startswith(left_out)]
+    places = module.state_dict()
+    unknown = [n for n in state if n not in places and not n.startswith(left_out)]
     if unknown:
         raise ConfigError(
             f"{key} is {weights}, which has {unknown[0]}{f' and {len(unknown) - 1} more' if unknown[1:] else ''}, for "
             "which this encoder has no place; these are weights of another model"
         )
-    for name, tensor in module.state_dict().items():
+    for name, tensor in places.items():
         pretrained = state.get(name)
         if pretrained is None:
             raise ConfigError(f"{key} is {weights}, which has no tensor {name}; these are weights of another model")
@@ -120,4 +161,4 @@ def load_tensors(
             )
         if not pretrained.isfinite().all():
             raise ConfigError(f"{key} is {weights}, where {name} has values that are not finite")
-    module.load_state_dict({name: state[name] for name in module.state_dict()})
+    module.load_state_dict({name: state[name] for name in places})

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,12 @@ LEFT_OUT = (
     "adapter.",
     "classifier.",
     "decoder.",
-    "feature_extractor.mask_emb",
+    "feature_extractor.bias",
+    "feature_extractor.weight",
     "layer_weights",
     "lm_head.",
     "masked_spec_embed",
+    "objective.",
     "proj_out.",
     "project_hid.",
     "project_q.",
@@ -56,26 +59,28 @@ RENAMING_RULES = {
 }
 
 
+# Of each row of a batch, how many samples are a recording; None: all. Several threads may use one model.
+N_SAMPLES: ContextVar[list[int] | None] = ContextVar("N_SAMPLES", default=None)
+
+
 class ConvolutionsByRecording(nn.Module):
     """The convolutions with which wav2vec2, HuBERT and WavLM begin, of each recording without its padding.
 
     Their group normalisation takes statistics over time: padding would change what becomes of the recording.
-
-    Attributes:
-        n_samples: Of each row, how many samples are a recording; None: all.
+    `N_SAMPLES` says how long the recordings are.
     """
 
     def __init__(self, library: nn.Module) -> None:
         super().__init__()
         layers: Any = library.conv_layers
         self.conv_layers = layers  # under the library's name, which weights have too
-        self.n_samples: list[int] | None = None
 
     def forward(self, x_BT: Tensor) -> Tensor:
         """(batch, samples) to (batch, channels, frames), zero past the end of a recording."""
-        if self.n_samples is None:
+        n_samples = N_SAMPLES.get()
+        if n_samples is None:
             return self._convolve(x_BT)
-        rows = [self._convolve(x_BT[i : i + 1, :n])[0] for i, n in enumerate(self.n_samples)]
+        rows = [self._convolve(x_BT[i : i + 1, :n])[0] for i, n in enumerate(n_samples)]
         n_frames = count_frames(x_BT.shape[1], self.conv_layers)
         return torch.stack([nn.functional.pad(row, (0, n_frames - row.shape[1])) for row in rows])
 
@@ -136,10 +141,13 @@ class WaveformNetwork(nn.Module):
         if self.normalise:
             x_BT = normalise_recordings(x_BT, mask_BT)
         is_counted = x_BT.is_meta  # only the arithmetic
-        self.model.feature_extractor.n_samples = n_samples_B.tolist() if self.by_recording and not is_counted else None
-        with warnings.catch_warnings():  # WavLM's own way of giving PyTorch two kinds of masks
-            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
-            out = self.model(x_BT, None if is_counted else mask_BT.long(), output_hidden_states=True)
+        token = N_SAMPLES.set(n_samples_B.tolist() if self.by_recording and not is_counted else None)
+        try:
+            with warnings.catch_warnings():  # WavLM's own way of giving PyTorch two kinds of masks
+                warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
+                out = self.model(x_BT, None if is_counted else mask_BT.long(), output_hidden_states=True)
+        finally:
+            N_SAMPLES.reset(token)
         return (*out.hidden_states, out.last_hidden_state)
 
 
@@ -155,6 +163,10 @@ class WhisperNetwork(nn.Module):
 
         self.config = WhisperConfig(**arguments, dropout=dropout, attention_dropout=dropout)
         self.model = WhisperEncoder(self.config)
+        positions = self.model.embed_positions  # fixed sinusoids, which nothing may train
+        table = positions.weight.detach()
+        del positions.weight
+        positions.register_buffer("weight", table)
         self.extract = WhisperFeatureExtractor(self.config.num_mel_bins)
 
     def count_frames(self, n_samples: Any) -> Any:
@@ -167,7 +179,8 @@ class WhisperNetwork(nn.Module):
             features = x_BT.new_empty(len(x_BT), self.config.num_mel_bins, 100 * WHISPER_SECONDS)
         else:
             rows = [np.asarray(row) for row in x_BT.detach().float().cpu()]
-            features = self.extract(rows, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
+            with torch.autocast("cpu", enabled=False):  # of half precision it would be another spectrogram
+                features = self.extract(rows, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
             features = features.to(x_BT.device)
         out = self.model(features, output_hidden_states=True)
         return tuple(state[:, :n_frames] for state in (*out.hidden_states, out.last_hidden_state))
@@ -199,6 +212,8 @@ class Speech(Encoder):
         ConfigError: The settings make no network, or the window is shorter than a frame.
     """
 
+    head_parameters = ("mix",)
+
     def __init__(
         self,
         *,
@@ -228,7 +243,7 @@ class Speech(Encoder):
                 self.network = WhisperNetwork(arguments, dropout)
             else:
                 self.network = WaveformNetwork(architecture, arguments, dropout, normalise=normalise)
-        except (TypeError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+        except (ArithmeticError, KeyError, RuntimeError, StrictDataclassError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"model.audio.settings makes no {architecture}: {reason}") from None
         self.normalise = normalise
@@ -284,7 +299,8 @@ class Speech(Encoder):
         """Read (batch, frames, width) of all hidden states, the last of which is the library's."""
         *layers, last = states
         if self.mix is not None:
-            return torch.einsum("l,lbtd->btd", self.mix.softmax(0), torch.stack(layers).float())
+            shares = self.mix.float().softmax(0)
+            return torch.stack([share * layer.float() for share, layer in zip(shares, layers, strict=True)]).sum(0)
         return last if self.layers == "last" else layers[-1]
 
     def load_pretrained(self, weights: str) -> None:
@@ -305,7 +321,12 @@ class Speech(Encoder):
         expected += [ExpectedSetting(name, value, "model.audio.settings") for name, value in self.settings.items()]
         expected.append(ExpectedSetting("model_type", self.architecture, "model.audio.architecture"))
         expected.append(ExpectedSetting("sampling_rate", SAMPLE_RATE_HZ, "other weights are needed"))
-        if self.architecture != "whisper":
+        if isinstance(self.network, WhisperNetwork):
+            extract = self.network.extract
+            spectrogram = {"hop_length": extract.hop_length, "n_fft": extract.n_fft, "chunk_length": WHISPER_SECONDS}
+            spectrogram["feature_size"] = self.network.config.num_mel_bins
+            expected += [ExpectedSetting(n, v, "other weights are needed") for n, v in spectrogram.items()]
+        else:
             expected.append(ExpectedSetting("do_normalize", self.normalise, "model.audio.normalise"))
         return expected
 

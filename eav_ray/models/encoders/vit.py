@@ -19,6 +19,7 @@ from eav_ray.models.encoders.pretrained import (
     RENAMING_RULES,
     ExpectedSetting,
     check_settings,
+    check_timm_arguments,
     load_tensors,
     read_weights,
     rename_tensors,
@@ -130,6 +131,8 @@ class ViT(FrameEncoder):
         settings = _read_timm_settings(settings) | settings
         state = rename_tensors(state, RENAMING_RULES)
         check_settings(settings, _list_expected_settings(self), key, weights)
+        sizes = {"img_size", "num_classes", "patch_size", "embed_dim", "depth", "num_heads"}
+        check_timm_arguments(settings, self.model, sizes, key, weights)
         if "embeddings.cls_token" in state:
             state = _convert_to_timm(state)
         load_tensors(self.model, state, key, weights)

@@ -5,7 +5,7 @@ Optimizer state leaves and enters an engine by parameter name, so it has no worl
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -213,14 +213,17 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def build_parameter_groups(named_parameters: Iterable[tuple[str, Any]], optim: OptimConfig) -> list[dict[str, Any]]:
-    """Parameters that are trained, by what they share: matrices decay, biases, norms and single vectors do not.
+def build_parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+    """Group parameters that are trained by what they share: matrices decay, biases, norms and single vectors do not.
 
     `scale` is the group's multiple of the learning rate: encoders may learn more slowly than what reads them.
     """
+    parts = module.named_modules()
+    of_heads = {f"{place}.{name}" for place, part in parts for name in getattr(part, "head_parameters", ())}
     groups: dict[tuple[float, float], list[Any]] = {}
-    for name, p in named_parameters:
+    for name, p in module.named_parameters():
         if p.requires_grad:
-            scale = optim.encoder_lr_scale if name.startswith("encoders.") else 1.0
+            is_slow = name.startswith("encoders.") and name not in of_heads
+            scale = optim.encoder_lr_scale if is_slow else 1.0
             groups.setdefault((scale, optim.weight_decay if p.ndim > 1 else 0.0), []).append(p)
     return [{"params": p, "scale": scale, "weight_decay": decay} for (scale, decay), p in groups.items()]

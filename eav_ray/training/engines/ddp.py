@@ -30,7 +30,7 @@ class TorchEngine(BaseEngine):
         resume: dict[str, Tensor] | None,
     ) -> None:
         super().__init__(module, optim, runtime, device)
-        self.optimizer = torch.optim.AdamW(build_parameter_groups(module.named_parameters(), optim), lr=optim.lr)
+        self.optimizer = torch.optim.AdamW(build_parameter_groups(module, optim), lr=optim.lr)
         if resume or self.precision == "fp16":
             self._restore(resume or self._make_initial_optimizer_state())
         self.replica = wrap_in_ddp(module) if self.world_size > 1 else None

@@ -47,7 +47,7 @@ class DeepSpeedEngine(BaseEngine):
         module = copy.deepcopy(module) if self._stage == 3 else module
         super().__init__(module, optim, runtime, device)
         # A client optimizer: DeepSpeed's own Adam is compiled on first use too.
-        client = torch.optim.AdamW(build_parameter_groups(module.named_parameters(), optim), lr=optim.lr)
+        client = torch.optim.AdamW(build_parameter_groups(module, optim), lr=optim.lr)
         initial_state = self._make_initial_optimizer_state() if self.precision == "fp16" else None
         zero: dict[str, Any] = {"stage": self._stage, "stage3_param_persistence_threshold": PERSISTENCE_THRESHOLD}
         if runtime.offload:

@@ -98,6 +98,45 @@ def test_statistics_of_batches_stay_those_of_the_weights_in_training(tmp_path: P
     assert all(torch.equal(b, before[n]) for n, b in encoder.named_buffers())
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("convnext_atto", {"global_pool": "max"}),
+        ("convnext_atto", {"act_layer": "relu"}),
+        ("vit_tiny_patch16_224", {"num_heads": 6}),
+        ("vit_tiny_patch16_224", {"global_pool": "avg", "fc_norm": False}),
+        ("efficientnet_b0", {"global_pool": "max"}),
+        ("efficientnet_b0", {"output_stride": 16}),
+        ("resnet18", {"global_pool": "avgmax"}),
+    ],
+)
+def test_a_network_that_was_made_otherwise_is_refused(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    """Its tensors have the same shapes, and another meaning."""
+    size = {"img_size": SIZE} if name.startswith("vit") else {}
+    save_for_hf(timm.create_model(name, **arguments, **size), tmp_path, safe_serialization=True)
+    with pytest.raises(ConfigError, match=f"of a network that was made with .*{next(iter(arguments))}="):
+        build_backbone(tmp_path, width=(NETWORKS | {"resnet18": 512})[name])
+
+
+def test_nothing_is_drawn_in_training_without_dropout() -> None:
+    changes = {"kind": "backbone", "name": "swin_tiny_patch4_window7_224", "width": 768, "frames": 1}
+    e = override(Experiment(), {"preprocessing.video.size": SIZE, "model.video": changes})
+    encoder, x = build_encoder(e, "video", DataShapes(1, 5)).train(), make_windows()
+    with torch.no_grad():
+        assert torch.equal(encoder(x, PRESENT).tokens_BND, encoder(x, PRESENT).tokens_BND)
+
+
+def test_a_network_may_be_named_with_the_tag_of_its_weights(tmp_path: Path) -> None:
+    save_network("convnext_atto", tmp_path)
+    assert build_backbone(tmp_path, name="convnext_atto.d2_in1k").name == "convnext_atto.d2_in1k"
+
+
+def test_gradient_checkpointing_that_a_network_cannot_do_is_a_line() -> None:
+    e = override(Experiment(), {"model.video": {"kind": "backbone", "name": "pit_ti_224", "width": 256}})
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing is true, which pit_ti_224 of timm cannot do"):
+        build_encoder(e, "video", DataShapes(1, 5)).enable_gradient_checkpointing()
+
+
 def test_a_tensor_that_is_renamed_or_missing_is_refused(tmp_path: Path) -> None:
     save_network("convnext_atto", tmp_path)
     state = safetensors.torch.load_file(tmp_path / "model.safetensors")
@@ -119,6 +158,7 @@ def test_a_tensor_that_is_renamed_or_missing_is_refused(tmp_path: Path) -> None:
             {"name": "resnet18", "width": 512},
             "normalises by batches and cannot be trained from random values here; give",
         ),
+        ({"name": "xcit_nano_12_p16_224", "width": 128}, "does not take frames of 60 x 60 pixels"),
         ({"width": 768}, "width is 768, but convnext_atto makes 320; set it to that"),
         ({"name": "vit_tiny_patch16_224", "width": 192}, "whose patches of 16 pixels do not divide frames of 60"),
         ({"mean": [0.5]}, r"mean is \[0\.5\]; give one number each for red, green and blue"),

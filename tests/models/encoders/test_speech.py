@@ -1,6 +1,7 @@
 """Speech encoders give what transformers gives of each recording alone, from weights as a hub has them."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from eav_ray.config import Experiment, override
 from eav_ray.config.encoders.speech import SIZE_NAMES
 from eav_ray.config.published import adopt_published_settings
 from eav_ray.errors import ConfigError
+from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.models.encoders.factory import build_encoder
 from eav_ray.models.encoders.speech import Speech
+from eav_ray.training.engines.base import build_parameter_groups
 
 HZ, WIDTH, DEPTH, HEADS = 16000, 24, 3, 2
 CONVOLUTIONS = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
@@ -157,6 +160,7 @@ def test_a_click_moves_the_frames_that_say_they_hear_it(network: str, tmp_path: 
         ("wav2vec2 base", "ForPreTraining"),
         ("hubert large", "ForSequenceClassification"),
         ("wavlm base", "ForSequenceClassification"),
+        ("wavlm base", "ForXVector"),
         ("whisper", "ForConditionalGeneration"),
         ("whisper", "ForAudioClassification"),
     ],
@@ -219,6 +223,7 @@ def test_weights_decide_architecture_sizes_and_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"model_type": ["wav2vec2"]}, "names the model_type"),
         ({"model_type": "bert"}, "names the model_type bert; speech takes wav2vec2, hubert, wavlm, whisper"),
         ({"sampling_rate": 8000}, "want sound at 8000 Hz; windows are stored at 16000"),
         ({"hidden_size": None}, "does not say hidden_size"),
@@ -241,11 +246,119 @@ def test_a_key_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:
         build_speech(tmp_path, depth=7)
 
 
+def test_threads_that_share_a_model_do_not_see_each_other(tmp_path: Path) -> None:
+    """Group normalisation goes by the lengths of a batch's recordings; a server predicts in several threads."""
+    save_library_model("wav2vec2 base", tmp_path)
+    encoder = build_speech(tmp_path)
+
+    def encode(n_samples: int) -> Tensor:
+        x = 0.3 * torch.randn(2, 2 * HZ, generator=torch.Generator().manual_seed(n_samples))
+        x[:, n_samples:] = 0
+        with torch.no_grad():
+            return encoder(x, PRESENT).pooled_BD
+
+    lengths = [8000 + 3000 * (k % 8) for k in range(48)]
+    expected = {n: encode(n) for n in lengths[:8]}
+    with ThreadPoolExecutor(4) as pool:
+        for n, found in zip(lengths, pool.map(encode, lengths), strict=True):
+            torch.testing.assert_close(found, expected[n], rtol=1e-4, atol=1e-5)
+
+
+def test_the_normalisation_of_a_processor_of_transformers_5_is_read_and_none_is_refused(tmp_path: Path) -> None:
+    save_library_model("wav2vec2 base", tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(ConfigError, match=r"do not say whether recordings are normalised .do_normalize.; put"):
+        build_speech(tmp_path)
+    for normalise in (False, True):
+        inner = {"feature_extractor": {"do_normalize": normalise, "sampling_rate": HZ}}
+        (tmp_path / "processor_config.json").write_text(json.dumps(inner))
+        assert build_speech(tmp_path).normalise == normalise
+
+
+def test_the_mix_over_layers_learns_as_the_head_does_also_below_a_frozen_encoder() -> None:
+    changes = {"data.modalities": ["audio"], "preprocessing.window_s": 2}
+    settings = {"kind": "speech", "width": WIDTH, "depth": 2, "heads": 2, "settings": CONVOLUTIONS}
+    model = Classifier(override(Experiment(), changes | {"model.audio": settings}), DataShapes(1, 5))
+    optim = override(Experiment(), {"optim.encoder_lr_scale": 0.1}).optim
+    for frozen in (True, False):
+        model.freeze_encoders(frozen)
+        learning = {name for name, p in model.encoders.named_parameters() if p.requires_grad}
+        assert learning == {"audio.mix"} if frozen else len(learning) > 20
+        mix = model.get_parameter("encoders.audio.mix")
+        groups = build_parameter_groups(model, optim)
+        assert [group["scale"] for group in groups if any(p is mix for p in group["params"])] == [1.0]
+    model.freeze_encoders(True)
+    out = model({"audio": make_windows()}, PRESENT[:, None]).logits_BK.square().sum()
+    out.backward()
+    mix = model.get_parameter("encoders.audio.mix")
+    assert mix.grad is not None and mix.grad.abs().sum() > 0
+
+
+def test_whispers_positions_are_fixed_and_its_spectrogram_is_of_single_precision(tmp_path: Path) -> None:
+    save_library_model("whisper", tmp_path)
+    encoder, x = build_speech(tmp_path), make_windows()
+    assert not any("embed_positions" in name for name, _ in encoder.named_parameters())
+    assert "network.model.embed_positions.weight" in encoder.state_dict()
+    extracted = []
+    extract = encoder.network.extract
+    encoder.network.extract = lambda *a, **k: extracted.append(extract(*a, **k)) or extracted[-1]  # type: ignore
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            assert encoder(x, PRESENT).tokens_BND.isfinite().all()
+        assert torch.equal(extracted[-1].input_features, extracted[0].input_features)
+
+
+def test_a_mix_of_large_values_is_finite_in_half_precision(tmp_path: Path) -> None:
+    save_library_model("wav2vec2 large", tmp_path)
+    encoder = build_speech(tmp_path)
+    states = tuple(torch.full((1, 4, WIDTH), 6e4) for _ in range(DEPTH + 2))
+    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+        assert torch.equal(encoder._read_layers(states), states[0])
+
+
+@pytest.mark.parametrize("changed", [{"hop_length": 80}, {"chunk_length": 15}, {"feature_size": 80}, {"n_fft": 512}])
+def test_another_spectrogram_than_whispers_is_refused(changed: dict[str, int], tmp_path: Path) -> None:
+    save_library_model("whisper", tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(ConfigError, match=f"{next(iter(changed))} is .* there and"):
+        build_speech(tmp_path)
+
+
+def test_batch_statistics_between_positions_are_refused(tmp_path: Path) -> None:
+    config = build_library_config("hubert base")
+    config.conv_pos_batch_norm = True
+    transformers.HubertModel(config).save_pretrained(tmp_path)
+    make_extractor().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="batch_norm.* has no place"):
+        build_speech(tmp_path)
+
+
+def test_layers_are_counted_by_the_weights(tmp_path: Path) -> None:
+    save_library_model("wav2vec2 base", tmp_path)
+    with pytest.raises(ConfigError, match=r"have 3 layers, but model\.audio\.layers is 20"):
+        build_speech(tmp_path, layers=20)
+    with pytest.raises(ConfigError, match="layers is 20; use mix, last, or a number from 1 to depth, 12"):
+        override(Experiment(), {"model.audio": {"kind": "speech", "layers": 20}})
+
+
+def test_another_size_has_a_layer_that_is_read_and_its_own_feed_forward_width(tmp_path: Path) -> None:
+    save_library_model("wav2vec2 base", tmp_path)
+    keys = {"kind": "speech", "weights": str(tmp_path), "layers": DEPTH}
+    e = adopt_published_settings(override(Experiment(), {"model.audio": keys}))
+    assert getattr(e.model["audio"], "settings")["intermediate_size"] == 4 * WIDTH  # noqa: B009
+    changes = {f"model.audio.{key}": value for key, value in e.model["audio"].scale_sizes(0.5).items()}
+    halved: Any = override(e, changes | {"model.audio.weights": ""}).model["audio"]
+    assert (halved.width, halved.depth, halved.layers) == (WIDTH // 2, 2, 2)
+    assert "intermediate_size" not in halved.settings and halved.settings["conv_dim"] == CONVOLUTIONS["conv_dim"]
+
+
 def test_settings_that_make_no_network_are_refused() -> None:
     for settings, message in (
         ({"conv_dims": [8]}, "settings has conv_dims; wav2vec2 has intermediate_size, hidden_act"),
         ({"conv_dim": [8, 8]}, "makes no wav2vec2"),
         ({"hidden_act": "gellu"}, "makes no wav2vec2"),
+        ({"conv_stride": [0] * 7}, r"settings\.conv_stride is .*; give what is above 0"),
     ):
         with pytest.raises(ConfigError, match=message):
             e = override(Experiment(), {"model.audio": {"kind": "speech", "settings": settings}})
