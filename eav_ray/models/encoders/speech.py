@@ -277,7 +277,7 @@ class Speech(Encoder):
         sound = find_sound(x_BT, self.silence_db)
         shortest = self.network.begin + self.network.field
         n_samples_B = sound.n_samples_B.clamp(min=shortest)
-        frames = self._read_layers(self.network(x_BT, n_samples_B))
+        frames = self.read_layers(self.network(x_BT, n_samples_B))
         frame_T = torch.arange(frames.shape[1], device=x_BT.device)
         is_whole = frame_T < self.network.count_frames(n_samples_B)[:, None]
         first_T = self.network.begin + self.network.hop * frame_T
@@ -295,7 +295,7 @@ class Speech(Encoder):
         encoded = self.build_output(tokens, pooled, present_B)
         return encoded._replace(mask_BN=encoded.mask_BN & (counts > 0))
 
-    def _read_layers(self, states: tuple[Tensor, ...]) -> Tensor:
+    def read_layers(self, states: tuple[Tensor, ...]) -> Tensor:
         """Read (batch, frames, width) of all hidden states, the last of which is the library's."""
         *layers, last = states
         if self.mix is not None:

@@ -313,7 +313,7 @@ def test_a_mix_of_large_values_is_finite_in_half_precision(tmp_path: Path) -> No
     encoder = build_speech(tmp_path)
     states = tuple(torch.full((1, 4, WIDTH), 6e4) for _ in range(DEPTH + 2))
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
-        assert torch.equal(encoder._read_layers(states), states[0])
+        assert torch.equal(encoder.read_layers(states), states[0])
 
 
 @pytest.mark.parametrize("changed", [{"hop_length": 80}, {"chunk_length": 15}, {"feature_size": 80}, {"n_fft": 512}])
