@@ -18,7 +18,7 @@ from eav_ray.errors import ConfigError, suggest_nearest
 
 PLUGIN_GROUP = "eav_ray.plugins"
 DATASETS_PACKAGE = "eav_ray.data.datasets"
-NO_DATASETS = ("registry", "features")  # modules there that define none
+NO_DATASETS = ("registry", "features", "joining", "targets", "bids_truth")  # modules there that define none
 
 T = TypeVar("T")
 

@@ -192,6 +192,12 @@ def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> lis
     train_ids = set(outer.train)
     train = [i for i in items if i.id in train_ids]
     subjects = sorted({i.subject for i in train}, key=_make_natural_sort_key)
+    if len(subjects) < 2:
+        raise ConfigError(
+            f"split.protocol={config.protocol} leaves fold {config.index} one training subject, and to choose on "
+            "others one is held out; choices across subjects need at least 3, "
+            "those of split.protocol=within_validated 1"
+        )
     if config.n_inner_folds > len(subjects):
         raise ConfigError(
             f"split.n_inner_folds is {config.n_inner_folds}, but fold {config.index} trains on only {len(subjects)} "

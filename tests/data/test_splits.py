@@ -184,6 +184,12 @@ def test_more_inner_folds_than_training_people_are_refused() -> None:
         make_inner_splits(ITEMS, SplitConfig(n_folds=2, n_inner_folds=5))
 
 
+def test_one_training_subject_is_said_to_be_too_few_to_choose_on() -> None:
+    two = [item for item in ITEMS if item.subject in sorted({i.subject for i in ITEMS})[:2]]
+    with pytest.raises(ConfigError, match="one training subject, and to choose .* at least 3"):
+        make_inner_splits(two, SplitConfig(protocol="loso", n_inner_folds=2))
+
+
 A, B, C = "subject1/000", "subject1/002", "subject2/000"
 
 
