@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from eav_ray.distributed.timings import Timings, make_model_key, make_search_key
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.storage.published_weights import read_weights_index
+from eav_ray.training.checkpoint import MAX_REQUESTS
 from eav_ray.training.cost import WORKER_GROUP_START_S, estimate_seconds_per_fused_window, estimate_seconds_per_window
 from eav_ray.training.embeddings import has_embeddings
+from eav_ray.training.positions import find_newest_position
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import find_finished_runs
 from eav_ray.words import format_count, format_duration
@@ -52,7 +55,8 @@ def announce_workload(
     if not (todo or candidate_runs or refit_runs):
         print(f"nothing to do: {' and '.join(earlier)} earlier", flush=True)
         return 0.0
-    estimator = WorkloadEstimator(experiment, data, read_timings(results, experiment.runtime))
+    begun = find_begun_epochs(todo, results)
+    estimator = WorkloadEstimator(experiment, data, read_timings(results, experiment.runtime), begun)
     seconds = estimator.estimate_queue(todo, list(frozen.values()))
     seconds += estimator.estimate_search(candidate_runs, max_concurrent_trials)
     seconds += estimator.estimate_queue(refit_runs) if refit_runs else 0.0
@@ -60,7 +64,7 @@ def announce_workload(
     if frozen:
         encoders = format_count(len(frozen), "frozen encoder")
         parts.append(f"{encoders} once over {format_count(len(data.windows), 'window')}")
-    parts += [format_run_counts(todo)] if todo else []
+    parts += [f"{format_run_counts(todo)}{_format_begun(todo, begun)}"] if todo else []
     parts += [f"{format_run_counts(candidate_runs)} of the search"] if candidate_runs else []
     parts += [f"{format_run_counts(refit_runs)} of the refit"] if refit_runs else []
     already = f" ({' and '.join(earlier)} earlier)" if earlier else ""
@@ -73,7 +77,10 @@ def announce_workload(
 class WorkloadEstimator:
     """Estimates how long trainings take: by what was measured of such trainings here, or by a model of each once."""
 
-    def __init__(self, experiment: Experiment, data: Dataset, timings: Timings) -> None:
+    def __init__(
+        self, experiment: Experiment, data: Dataset, timings: Timings, begun: Mapping[str, int] | None = None
+    ) -> None:
+        self._begun = begun or {}
         self._experiment, self._runtime, self._data, self._timings = experiment, experiment.runtime, data, timings
         self._speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, data.index.n_outputs), self._runtime)
         start, overhead = timings.group_start_s, timings.run_overhead_s
@@ -117,7 +124,8 @@ class WorkloadEstimator:
 
         Candidates of a search are taken to be as large as the experiment.
         """
-        windows = len(self._data.windows.find_rows(run.split.train)) * run.epochs
+        left = run.epochs - self._begun.get(run.key, 0) if self._begun else run.epochs
+        windows = len(self._data.windows.find_rows(run.split.train)) * left
         if (measured := self._timings.window_s.get(make_model_key(run, self._runtime))) is not None:
             return windows * measured
         if run.kind == "fusion":
@@ -149,6 +157,25 @@ class _SpeedEstimator:
             connected = replace(experiment, runtime=self._runtime)
             self._seconds[key] = estimate_seconds_per_fused_window(connected, self._shapes)
         return self._seconds[key]
+
+
+def find_begun_epochs(runs: Sequence[Run], results: Store) -> dict[str, int]:
+    """Find how many epochs of each training an earlier job has saved, by key; those without one are left out."""
+    with ThreadPoolExecutor(min(len(runs), MAX_REQUESTS) or 1) as pool:
+        positions = pool.map(lambda run: find_newest_position(results, run.key), runs)
+        return {
+            run.key: position.epoch
+            for run, position in zip(runs, positions, strict=True)
+            if position is not None and 0 < position.epoch < run.epochs
+        }
+
+
+def _format_begun(runs: Sequence[Run], begun: Mapping[str, int]) -> str:
+    if not begun:
+        return ""
+    if len(runs) == 1:
+        return f", which goes on after epoch {begun[runs[0].key]} of {runs[0].epochs}"
+    return f", of which {len(begun)} {'goes' if len(begun) == 1 else 'go'} on from what was saved"
 
 
 def list_licence_warnings(experiment: Experiment) -> list[str]:

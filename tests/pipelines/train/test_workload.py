@@ -12,8 +12,9 @@ from eav_ray.distributed.timings import TimingRecorder, make_model_key, make_sea
 from eav_ray.pipelines.train import workload
 from eav_ray.pipelines.train.train import format_training_scores
 from eav_ray.pipelines.train.workload import announce_workload
-from eav_ray.storage import Store
-from eav_ray.training.run_spec import Progress, Run, plan_runs
+from eav_ray.storage import COMMIT, Store
+from eav_ray.training.positions import make_checkpoint_prefix
+from eav_ray.training.run_spec import Position, Progress, Run, plan_runs
 from tests.helpers.datasets import make_dataset
 
 
@@ -66,6 +67,32 @@ def test_what_is_finished_is_nothing_to_do(
     text = capsys.readouterr().out
     assert text.startswith(
         "to do: 1 fusion training of the refit (2 trainings finished and 1 candidate scored earlier);"
+    )
+
+
+def test_what_was_saved_is_gone_on_from_and_not_counted_again(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(run: Run, epoch: int) -> None:
+        folder = Path(experiment.store.results, make_checkpoint_prefix(run.key, "a0000-0a", Position(epoch, 0)))
+        folder.mkdir(parents=True)
+        (folder / COMMIT).write_text("{}")
+
+    eeg = override(experiment, {"data.modalities": ["eeg"], "train.encoders.eeg.epochs": 40})
+    (run,), data = plan(eeg), make_dataset(eeg)
+    whole = announce_workload(eeg, [run], data)
+    assert capsys.readouterr().out.startswith("to do: 1 encoder training; about ")
+    save(run, 10)
+    save(run, 30)
+    rest = announce_workload(eeg, [run], data)
+    assert capsys.readouterr().out.startswith("to do: 1 encoder training, which goes on after epoch 30 of 40; about ")
+    assert whole - rest == pytest.approx(30 * len(run.split.train) * 1e-3)
+    runs = plan(experiment)
+    save(runs[0], 2)
+    announce_workload(experiment, runs, make_dataset(experiment))
+    text = capsys.readouterr().out
+    assert text.startswith(
+        "to do: 2 encoder trainings, 1 fusion training, of which 1 goes on from what was saved; about "
     )
 
 
