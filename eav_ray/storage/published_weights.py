@@ -130,8 +130,9 @@ def check_weights_files(folder: Path, files: Iterable[Path]) -> None:
         ConfigError: A file differs from what was fetched, or was not fetched.
     """
     weights = read_weights_index(folder)
-    for file in files if weights else ():
-        assert weights is not None
+    if weights is None:
+        return
+    for file in files:
         if weights.files.get(file.name) != hash_file(file):
             raise ConfigError(
                 f"{file} is not what was fetched of {weights.name}; fetch it again (`eav weights fetch {weights.name}`)"

@@ -22,10 +22,9 @@ from eav_ray.models.classifier import Classifier
 from eav_ray.storage import COMMIT, Commit, Store, split_store_path
 from eav_ray.training import checkpoint_files as files
 from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
-from eav_ray.training.positions import CHECKPOINT_NAME, make_checkpoint_prefix
+from eav_ray.training.positions import CHECKPOINT_NAME, MAX_REQUESTS, make_checkpoint_prefix
 from eav_ray.training.run_spec import SELECTION_METRIC, Position
 
-MAX_REQUESTS = 32  # to a store at once
 ATTEMPT_NAME = re.compile(r"a\d+-[0-9a-f]+")
 
 

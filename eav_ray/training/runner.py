@@ -16,7 +16,6 @@ from eav_ray.errors import TrainingInterrupted
 from eav_ray.models.classifier import Classifier, HeadClassifier
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import (
-    MAX_REQUESTS,
     OpenedCheckpoint,
     find_finished_checkpoints,
     load_latest_checkpoint,
@@ -52,6 +51,7 @@ from eav_ray.training.engines.select import make_engine
 from eav_ray.training.loop import Metrics, fit, make_lr_schedule
 from eav_ray.training.metrics import compute_scores
 from eav_ray.training.modality_collapse import find_modality_collapse
+from eav_ray.training.positions import MAX_REQUESTS
 from eav_ray.training.predictions import build_empty_predictions, predict_rows
 from eav_ray.training.prepared_run import (
     PreparedRun,

@@ -1,6 +1,5 @@
 """A final model: trained on all subjects, with the settings and the expected result that a protocol or search found."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,6 @@ import pandas as pd
 from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import CROSS_SUBJECT_PROTOCOLS, list_labeled_recordings, make_final_split
-from eav_ray.distributed.connection import connect_experiment
-from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.expected_result import format_expected_result, summarize_expected_result
 from eav_ray.evaluation.leak_audit.checks import LeakAudit, count_outcomes
@@ -24,7 +21,7 @@ from eav_ray.pipelines.inference.checkpoint_names import open_recorded
 from eav_ray.pipelines.search.nested_cv import make_nested_key, plan_fold_searches
 from eav_ray.pipelines.search.search_plan import plan_search
 from eav_ray.pipelines.train.cross_validation import make_protocol_key, plan_cv_folds, read_cv_result
-from eav_ray.pipelines.train.workload import announce_workload
+from eav_ray.pipelines.train.train import train_unfinished
 from eav_ray.reporting.formatting import format_changes
 from eav_ray.reporting.model_card import render_final_model_card
 from eav_ray.reporting.sections.provenance import describe_outcomes
@@ -32,7 +29,6 @@ from eav_ray.reporting.tables import format_collapse_warnings
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import plan_runs
-from eav_ray.training.runner import find_finished_runs
 from eav_ray.tuning.best import read_best_record
 from eav_ray.tuning.search_space import apply_candidate
 
@@ -96,12 +92,7 @@ def train_final_model(experiment: Experiment, *, searched: bool = False) -> Fina
     split = make_final_split(list_labeled_recordings(data.windows.ids, final.data, final.seed))
     *runs, last = plan_runs(final, split, data.digest)
     runs.append(replace(last, expected_result=expected))
-    with contextlib.ExitStack() as stack:
-        if len(find_finished_runs(runs, results)) < len(runs):  # otherwise no Ray is started, to do nothing
-            final = stack.enter_context(connect_experiment(final))
-        announce_workload(final, runs, data)
-        done = train_all_runs(final, runs, data, title="train on all subjects")
-    checkpoint = OpenedCheckpoint(results, done[runs[-1].key])
+    checkpoint = train_unfinished(final, runs, data, title="train on all subjects")
     return _describe_final_model(checkpoint, data, results, finding)
 
 

@@ -10,7 +10,8 @@ from eav_ray.pipelines.inference.checkpoint_names import LATEST, find_model
 from eav_ray.pipelines.inference.pull import open_results_store
 from eav_ray.pipelines.train.fold_records import read_fold_records
 from eav_ray.storage import Store
-from eav_ray.training.checkpoint import MAX_REQUESTS, OpenedCheckpoint, find_finished_checkpoints
+from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoints
+from eav_ray.training.positions import MAX_REQUESTS
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.best import read_best_record
 from eav_ray.words import format_count

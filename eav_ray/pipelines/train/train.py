@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eav_ray.config import Experiment
-from eav_ray.data.shards.dataset import open_dataset
+from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import Split, count_folds, list_labeled_recordings, make_split
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.worker_groups import train_all_runs
@@ -15,7 +15,7 @@ from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.tables import format_collapse_warnings
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint
-from eav_ray.training.run_spec import plan_runs
+from eav_ray.training.run_spec import Run, plan_runs
 from eav_ray.training.runner import find_finished_runs
 from eav_ray.words import format_recordings
 
@@ -42,12 +42,7 @@ def train(experiment: Experiment) -> TrainResult:
     split = make_split(items, experiment.split)
     runs = plan_runs(experiment, split, data.digest)
     results = Store(experiment.store.results)
-    with contextlib.ExitStack() as stack:
-        if len(find_finished_runs(runs, results)) < len(runs):  # otherwise no Ray is started, to do nothing
-            experiment = stack.enter_context(connect_experiment(experiment))
-        announce_workload(experiment, runs, data)
-        done = train_all_runs(experiment, runs, data, title="train")
-    checkpoint = OpenedCheckpoint(results, done[runs[-1].key])
+    checkpoint = train_unfinished(experiment, runs, data, title="train")
     record_latest(results, "runs", runs[-1].key)
     fold = f"fold {experiment.split.index} of {count_folds(items, experiment.split)}"
     lines = [
@@ -56,6 +51,21 @@ def train(experiment: Experiment) -> TrainResult:
         *format_collapse_warnings(checkpoint.metrics),
     ]
     return TrainResult(checkpoint.path, shorten_key(runs[-1].key), "\n".join(lines))
+
+
+def train_unfinished(experiment: Experiment, runs: Sequence[Run], data: Dataset, *, title: str) -> OpenedCheckpoint:
+    """Announce and train what is not finished of some runs, and open the checkpoint of the last.
+
+    Args:
+        title: Of the line that says how far they are.
+    """
+    results = Store(experiment.store.results)
+    with contextlib.ExitStack() as stack:
+        if len(find_finished_runs(runs, results)) < len(runs):  # otherwise no Ray is started, to do nothing
+            experiment = stack.enter_context(connect_experiment(experiment))
+        announce_workload(experiment, list(runs), data)
+        done = train_all_runs(experiment, list(runs), data, title=title)
+    return OpenedCheckpoint(results, done[runs[-1].key])
 
 
 def format_training_scores(metrics: dict[str, Any], split: Split, n_classes: int) -> list[str]:

@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from eav_ray.distributed.timings import Timings, make_model_key, make_search_key
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.storage.published_weights import read_weights_index
-from eav_ray.training.checkpoint import MAX_REQUESTS
 from eav_ray.training.cost import WORKER_GROUP_START_S, estimate_seconds_per_fused_window, estimate_seconds_per_window
 from eav_ray.training.embeddings import has_embeddings
-from eav_ray.training.positions import find_newest_position
+from eav_ray.training.positions import find_newest_positions
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import find_finished_runs
 from eav_ray.words import format_count, format_duration
@@ -161,13 +159,9 @@ class _SpeedEstimator:
 
 def find_begun_epochs(runs: Sequence[Run], results: Store) -> dict[str, int]:
     """Find how many epochs of each training an earlier job has saved, by key; those without one are left out."""
-    with ThreadPoolExecutor(min(len(runs), MAX_REQUESTS) or 1) as pool:
-        positions = pool.map(lambda run: find_newest_position(results, run.key), runs)
-        return {
-            run.key: position.epoch
-            for run, position in zip(runs, positions, strict=True)
-            if position is not None and 0 < position.epoch < run.epochs
-        }
+    positions = find_newest_positions(results, [run.key for run in runs])
+    begun = {run.key: positions[run.key].epoch for run in runs if run.key in positions}
+    return {run.key: begun[run.key] for run in runs if 0 < begun.get(run.key, 0) < run.epochs}
 
 
 def _format_begun(runs: Sequence[Run], begun: Mapping[str, int]) -> str:

@@ -13,7 +13,7 @@ from eav_ray.pipelines.train import workload
 from eav_ray.pipelines.train.train import format_training_scores
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.storage import COMMIT, Store
-from eav_ray.training.positions import make_checkpoint_prefix
+from eav_ray.training.positions import find_newest_position, find_newest_positions, make_checkpoint_prefix
 from eav_ray.training.run_spec import Position, Progress, Run, plan_runs
 from tests.helpers.datasets import make_dataset
 
@@ -157,3 +157,20 @@ def test_a_training_ends_with_its_scores_and_what_was_not_tested(experiment: Exp
     assert "not scored" in format_training_scores({}, validated, 5)[0]
     numbers = format_training_scores({"training_recording_ccc": 0.4, "training_recording_rmse": 1.25}, split, 0)[0]
     assert "rmse 1.250, ccc 0.400" in numbers and "chance" not in numbers
+
+
+def test_what_was_saved_of_many_trainings_is_found_by_one_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, keys = Store(str(tmp_path)), [f"encoder-{k:02d}" for k in range(40)]
+    for k, key in enumerate(keys[:-1]):
+        for epoch in (k, 1):
+            folder = tmp_path / make_checkpoint_prefix(key, "a0000-0a", Position(epoch, 0))
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / COMMIT).write_text("{}")
+    expected = {key: find_newest_position(store, key) for key in keys[:-1]}
+    assert find_newest_position(store, keys[-1]) is None and expected[keys[7]] == Position(7, 0)
+    asked: list[str] = []
+    list_files = store.list_files
+    monkeypatch.setattr(store, "list_files", lambda prefix: asked.append(prefix) or list_files(prefix))
+    assert find_newest_positions(store, keys) == expected and asked == ["runs"]
