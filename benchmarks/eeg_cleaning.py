@@ -19,8 +19,8 @@ from benchmarks.common import Goal, find_real_data, finish_benchmark, format_spr
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.datasets.eegmat import EEGMAT, EEGMAT_CHANNELS
 from eav_ray.data.preprocessing.eeg_clean import clean_eeg, filter_eeg
-from eav_ray.data.preprocessing.electrodes import load_standard_montage
 from eav_ray.data.recordings import RawEEG
+from eav_ray.electrodes import load_standard_montage
 from eav_ray.errors import DataError
 
 HZ, SECONDS = 500, 20

@@ -10,10 +10,10 @@ import pandas as pd
 from eav_ray.config import Experiment
 from eav_ray.config.paths import resolve_experiment_paths, resolve_user_path
 from eav_ray.data.modalities.registry import get_modality
-from eav_ray.data.preprocessing.electrodes import load_standard_montage, resolve_electrodes
 from eav_ray.data.recordings import TARGET_PREFIX
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.shards.schema import ID_COLUMNS
+from eav_ray.electrodes import load_standard_montage, resolve_electrodes
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.expected_result import summarize_expected_result
 from eav_ray.evaluation.probabilities import add_probabilities

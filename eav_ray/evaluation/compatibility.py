@@ -8,8 +8,8 @@ from typing import Any
 from eav_ray.config import Experiment
 from eav_ray.config.digests import flatten_sections
 from eav_ray.data.datasets import registry
-from eav_ray.data.preprocessing.electrodes import describe_left_out, match_channels
 from eav_ray.data.shards.index import ShardIndex
+from eav_ray.electrodes import describe_left_out, match_channels
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.training.checkpoint import OpenedCheckpoint
 

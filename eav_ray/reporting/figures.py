@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from eav_ray.config import MODALITIES, get_modality_info
 from eav_ray.data.modalities.band_power import FREQUENCY_BANDS
-from eav_ray.data.preprocessing.electrodes import locate_channels
+from eav_ray.electrodes import locate_channels
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.training.run_spec import SELECTION_METRIC
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eav_ray.data.preprocessing.electrodes import locate_channels
 from eav_ray.data.recordings import Problem
+from eav_ray.electrodes import locate_channels
 from eav_ray.reporting.figures import draw_scalp_map, make_axes, make_panels
 from eav_ray.reporting.html import Page, Part, Picture, Section, Table, build_table
 from eav_ray.reporting.tables import format_table

@@ -60,19 +60,19 @@ def _count_fusion_flops(experiment: Experiment, shapes: DataShapes) -> int:
     e, n = experiment, len(experiment.data.modalities)
     if n < 2:
         return 0
-    present = torch.ones(1, n, dtype=torch.bool, device="meta")
-    with torch.device("meta"):
-        if e.fusion.uses_pooled_features:  # no encoder is needed, whose libraries take seconds to load
-            widths = {m: e.model[m].token_width for m in sorted(e.data.modalities)}
+    widths = {m: e.model[m].token_width for m in sorted(e.data.modalities)}
+    # Where they are known no encoder is needed, whose libraries take seconds to load.
+    if e.fusion.uses_pooled_features and all(widths.values()):
+        with torch.device("meta"):
             fusion = build_fusion(e, widths, {m: torch.zeros(1) for m in widths}, shapes.n_outputs)
             tokens = {m: torch.zeros(1, 1, width) for m, width in widths.items()}
             encoded = {m: EncoderOutput(x, torch.ones(1, 1, dtype=torch.bool), x[:, 0]) for m, x in tokens.items()}
             logits = {m: torch.zeros(1, shapes.n_outputs) for m in widths}
-        else:
-            model = Classifier(e, shapes)
-            inputs = {m: make_random_batch(e, m, shapes, 1).inputs[m].to("meta") for m in e.data.modalities}
-            (encoded, logits), fusion = model.encode(inputs, present), model.fusion
+    else:
+        model, encoded, logits = _encode_random_window(e, shapes, FlopCounterMode(display=False))
+        fusion = model.fusion
     assert fusion is not None
+    present = torch.ones(1, n, dtype=torch.bool, device=next(iter(logits.values())).device)
     with FlopCounterMode(display=False) as counter:
         fusion(encoded, logits, present)
     return counter.get_total_flops()
@@ -141,13 +141,33 @@ def _select_modality(experiment: Experiment, modality: str) -> Experiment:
 
 
 def _count_forward_flops(experiment: Experiment, modality: str, shapes: DataShapes) -> int:
-    """Of one window. On the meta device nothing is computed, and weights take no memory."""
-    batch = make_random_batch(experiment, modality, shapes, 1)
-    with torch.device("meta"):
-        model = Classifier(experiment, shapes)
-    with FlopCounterMode(display=False) as counter:
-        model.encode({modality: batch.inputs[modality].to("meta")}, batch.present_BM.to("meta"))
+    """Of one window."""
+    counter = FlopCounterMode(display=False)
+    _encode_random_window(_select_modality(experiment, modality), shapes, counter)
     return counter.get_total_flops()
+
+
+def _encode_random_window(
+    experiment: Experiment, shapes: DataShapes, counter: FlopCounterMode
+) -> tuple[Classifier, dict[str, EncoderOutput], dict[str, torch.Tensor]]:
+    """Encode a window of noise on the meta device, where nothing is computed and weights take no memory.
+
+    Returns:
+        The classifier, what its encoders make of the window, and the logits of each modality.
+    """
+    modalities = sorted(experiment.data.modalities)
+    for device in ("meta", "cpu"):
+        present = torch.ones(1, len(modalities), dtype=torch.bool, device=device)
+        inputs = {m: make_random_batch(experiment, m, shapes, 1).inputs[m].to(device) for m in modalities}
+        try:
+            with torch.device(device):
+                model = Classifier(experiment, shapes)
+            with torch.no_grad(), counter:
+                return model, *model.encode(inputs, present)
+        except RuntimeError:  # some networks of libraries look at values of tensors
+            if device == "cpu":
+                raise
+    raise AssertionError
 
 
 def measure_cpu_flops() -> float:

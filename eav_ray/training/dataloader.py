@@ -15,8 +15,8 @@ from torch import Tensor
 
 from eav_ray.config import select_channel_modalities
 from eav_ray.data.modalities.registry import get_modality
-from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.electrodes import match_channels
 from eav_ray.training.run_spec import Position
 from eav_ray.training.target_scale import TargetScale
 

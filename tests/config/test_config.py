@@ -282,8 +282,9 @@ def test_what_the_texts_name_is_there(path: Path) -> None:
         assert (REPOSITORY / name).exists(), name
     for name in re.findall(r"[\w./-]+\.yaml\b", text):
         assert any((folder / name).exists() for folder in (REPOSITORY, EXPERIMENTS)), name
+    known = {*list_keys(), *(key for _, keys in list_other_kinds() for key in keys)}
     for key in re.findall(r"(?<![\w.{])([a-z_]+(?:\.[a-z_]+)+)=", text):
-        assert key.removeprefix("search.space.") in list_keys(), key
+        assert key.removeprefix("search.space.") in known, key
 
 
 def test_an_experiment_is_given_by_its_name_or_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,9 +335,8 @@ def test_a_file_without_a_kind_means_the_default(tmp_path: Path) -> None:
 
 
 def test_a_wrong_kind_or_key_of_a_kind_is_a_line_with_what_is_allowed() -> None:
-    with pytest.raises(
-        ConfigError, match=r"model\.eeg\.kind is 'eegnet'; use one of bandpower, covariance, eav_transformer, eegformer"
-    ):
+    kinds = "bandpower, braindecode, covariance, eav_transformer, eegformer"
+    with pytest.raises(ConfigError, match=rf"model\.eeg\.kind is 'eegnet'; use one of {kinds}"):
         override(Experiment(), {"model.eeg.kind": "eegnet"})
     with pytest.raises(ConfigError, match=r'"model\.audio\.coeficients".*did you mean "model\.audio\.coefficients"'):
         override(Experiment(), {"model.audio.kind": "mfcc", "model.audio.coeficients": 3})
@@ -354,7 +354,7 @@ def test_the_key_of_another_kind_is_answered_by_this_kinds_keys() -> None:
 
 @pytest.mark.parametrize("section", [None, "bandpower", {"kind": None}, 3])
 def test_a_section_that_is_none_is_told_what_it_may_be(section: Any) -> None:
-    with pytest.raises(ConfigError, match=r"model\.eeg.*bandpower, covariance, eav_transformer, eegformer"):
+    with pytest.raises(ConfigError, match=r"model\.eeg.*bandpower, braindecode, covariance, eav_transformer"):
         override(Experiment(), {"model.eeg": section})
 
 

@@ -24,7 +24,7 @@ class BackboneConfig(EncoderConfig):
     kind: Literal["backbone"] = "backbone"
     name: str = define("convnext_atto", "any network of timm that pools its features")
     weights: str = define("", f"{WEIGHTS_HELP}, of the same network of timm, or one such file")
-    width: int = define(320, "of the pooled features; another than the network's is refused, with the right one", gt=0)
+    width: int = define(0, "of the pooled features; 0: what the network makes. Another than that is refused", ge=0)
     mean: tuple[float, ...] = define((), "of red, green and blue in [0, 1]; empty: what timm has for the name")
     sd: tuple[float, ...] = define((), "of red, green and blue; empty: what timm has for the name")
     frames: int = define(25, "frames per window that are used, evenly spaced", gt=0)

@@ -63,6 +63,10 @@ class EncoderConfig:
         """List what does not fit the stored windows, a line each."""
         return []
 
+    def describe_non_commercial_terms(self) -> str:
+        """Name the network and its licence where that forbids commercial use; empty for all others."""
+        return ""
+
     def adopt_settings(self, published: dict[str, Any], where: str) -> dict[str, Any]:
         """Return the keys that what lies beside the published weights decides, with their values.
 

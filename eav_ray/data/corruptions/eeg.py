@@ -9,9 +9,9 @@ from numpy.fft import irfft, rfft, rfftfreq
 from scipy.signal import butter, detrend, sosfiltfilt
 
 from eav_ray.data.corruptions.base import Corruption, scale_to_snr
-from eav_ray.data.preprocessing.electrodes import resolve_electrodes
 from eav_ray.data.preprocessing.units import measure_sd, resolve_unit
 from eav_ray.data.recordings import DatasetReader, RawEEG, TransformedReader
+from eav_ray.electrodes import resolve_electrodes
 from eav_ray.errors import DataError
 
 MIN_SIGNAL_HZ = 0.5  # power below is offset and drift of the electrodes, and no signal

@@ -21,7 +21,6 @@ from eav_ray.data.io.eeg_marks import JOINED, MARKED_BAD
 from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.tables import find_named_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels, collect_channel_remarks
-from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.recordings import (
     MAX_RECORDING_S,
     UNKNOWN_LABEL,
@@ -34,6 +33,7 @@ from eav_ray.data.recordings import (
     Span,
     shift_spans,
 )
+from eav_ray.electrodes import match_channels
 from eav_ray.errors import DataError, suggest_nearest
 
 TASK_PREFIX = "task-"  # a task called listening is none of `recordings.LISTENING`

@@ -14,8 +14,8 @@ from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.numbers import UNKNOWN, RowNumbers, describe_decimal_commas, read_rows
 from eav_ray.data.io.tables import EMPTY_CELLS, Table, find_named_file, read_tabular_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels, collect_channel_remarks
-from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.recordings import UNKNOWN_LABEL, DatasetReader, Listing, Problem, RawEEG, Recording
+from eav_ray.electrodes import match_channels
 from eav_ray.errors import DataError, suggest_nearest
 
 REQUIRED_COLUMNS = ("subject", "recording", "label")

@@ -14,8 +14,8 @@ from eav_ray.config.kinds import (
 )
 from eav_ray.data.datasets.features import attach_features
 from eav_ray.data.datasets.targets import attach_targets, check_targets_are_no_inputs, check_targets_vary
-from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem
+from eav_ray.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.errors import ConfigError, suggest_nearest
 
 # Of which every user has another: people of the same name in two of them are not the same.

@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from eav_ray.data.preprocessing.electrodes import (
+from eav_ray.data.recordings import Problem, Recording
+from eav_ray.electrodes import (
     BIOSEMI_PREFIX,
     CHANNEL_NAME_AFFIXES,
     canonicalize_channel_name,
     is_reference,
     is_scalp_position,
 )
-from eav_ray.data.recordings import Problem, Recording
 from eav_ray.errors import DataError
 
 # What laboratories and headsets record beside EEG, by parts that a name may have and by whole words of it: first what

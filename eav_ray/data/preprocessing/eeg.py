@@ -10,8 +10,8 @@ from eav_ray.config import EEGPreprocessing
 from eav_ray.data.preprocessing.alignment import compute_alignment
 from eav_ray.data.preprocessing.eeg_clean import PreparedEEG, clean_eeg
 from eav_ray.data.preprocessing.eeg_official import filter_official
-from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import DatasetReader, RawEEG, Recording, TransformedReader
+from eav_ray.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.errors import DataError
 
 

@@ -14,10 +14,10 @@ from scipy.signal import sosfiltfilt
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.preprocessing.eeg_ica import estimate_artifacts
 from eav_ray.data.preprocessing.eeg_pieces import Piece, find_pieces, to_seconds
-from eav_ray.data.preprocessing.electrodes import load_standard_montage, resolve_electrodes
 from eav_ray.data.preprocessing.resampling import count_resampled, find_lead, resample
 from eav_ray.data.preprocessing.units import measure_sd, resolve_unit
 from eav_ray.data.recordings import RawEEG, Span
+from eav_ray.electrodes import load_standard_montage, resolve_electrodes
 from eav_ray.errors import DataError
 
 FLAT_SD_UV = 0.1  # less than an amplifier's own noise

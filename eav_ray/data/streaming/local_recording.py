@@ -14,10 +14,10 @@ from eav_ray.data.io.eeg_file import EEGFile, MNEFile
 from eav_ray.data.io.features import FILE_SUFFIXES
 from eav_ray.data.io.file_access import is_file
 from eav_ray.data.preprocessing.channel_choice import choose_channels
-from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name
 from eav_ray.data.recordings import GivenFeatures, RawEEG
 from eav_ray.data.streaming.messages import UNITS
 from eav_ray.data.streaming.upload import FeatureRows, Upload
+from eav_ray.electrodes import canonicalize_channel_name
 from eav_ray.errors import ConfigError, DataError, suggest_nearest
 
 EEGSource = str | Path | np.ndarray | mne.io.BaseRaw

@@ -27,7 +27,7 @@ class Backbone(FrameEncoder):
 
     Args:
         name: A network of timm.
-        width: Of its pooled features.
+        width: Of its pooled features; 0: what it makes.
         image_size: Pixels on each side of a stored frame.
         n_stored_frames: Frames of a stored window.
         frames: How many of them are used, evenly spaced.
@@ -85,8 +85,8 @@ class Backbone(FrameEncoder):
                 f'model.video.name is "{name}", whose patches of {patch[0]} pixels do not divide frames of '
                 f"{image_size} (preprocessing.video.size) and would cut their edges off"
             )
-        if pooled.shape[1] != width:
-            raise ConfigError(f"model.video.width is {width}, but {name} makes {pooled.shape[1]}; set it to that")
+        if width not in (0, pooled.shape[1]):
+            raise ConfigError(f"model.video.width is {width}, but {name} makes {pooled.shape[1]}; leave it out")
         self.batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if self.batch_norms and not from_weights:
             raise ConfigError(
@@ -99,7 +99,7 @@ class Backbone(FrameEncoder):
         self.model: Any = model
         settings = resolve_model_data_config(model)
         self.register_frames(
-            width,
+            pooled.shape[1],
             window_s=window_s,
             n_stored_frames=n_stored_frames,
             frames=frames,

@@ -173,9 +173,11 @@ def _format_begun(runs: Sequence[Run], begun: Mapping[str, int]) -> str:
 
 
 def list_licence_warnings(experiment: Experiment) -> list[str]:
-    """List the published weights that may not be used commercially, a line each."""
+    """List the networks and published weights that may not be used commercially, a line each."""
     found = []
     for m in experiment.data.modalities:
+        if terms := experiment.model[m].describe_non_commercial_terms():
+            found.append(f"{terms}: not for commercial use")
         path = Path(getattr(experiment.model[m], "weights", "") or os.devnull)
         weights = read_weights_index(path if path.is_dir() else path.parent)
         if weights and weights.is_non_commercial:

@@ -10,8 +10,8 @@ from eav_ray.data.datasets import registry
 from eav_ray.data.datasets.recordings_table import RecordingsTable
 from eav_ray.data.preprocessing.channel_choice import choose_channels
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
-from eav_ray.data.preprocessing.electrodes import resolve_electrodes
 from eav_ray.data.recordings import TransformedReader
+from eav_ray.electrodes import resolve_electrodes
 from eav_ray.errors import DataError
 from tests.helpers.eeg_files import NAMES, make_eeg, write_brainvision, write_edf, write_fif, write_set, write_table
 

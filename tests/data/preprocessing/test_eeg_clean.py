@@ -8,8 +8,8 @@ from scipy.signal import resample_poly
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.datasets.eav import EAV_CHANNELS
 from eav_ray.data.preprocessing.eeg_clean import clean_eeg
-from eav_ray.data.preprocessing.electrodes import resolve_electrodes
 from eav_ray.data.recordings import RawEEG
+from eav_ray.electrodes import resolve_electrodes
 from eav_ray.errors import DataError
 
 HZ, SECONDS = 500, 20

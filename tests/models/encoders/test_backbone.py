@@ -159,7 +159,7 @@ def test_a_tensor_that_is_renamed_or_missing_is_refused(tmp_path: Path) -> None:
             "normalises by batches and cannot be trained from random values here; give",
         ),
         ({"name": "xcit_nano_12_p16_224", "width": 128}, "does not take frames of 60 x 60 pixels"),
-        ({"width": 768}, "width is 768, but convnext_atto makes 320; set it to that"),
+        ({"width": 768}, "width is 768, but convnext_atto makes 320; leave it out"),
         ({"name": "vit_tiny_patch16_224", "width": 192}, "whose patches of 16 pixels do not divide frames of 60"),
         ({"mean": [0.5]}, r"mean is \[0\.5\]; give one number each for red, green and blue"),
         ({"sd": [0.5, 0.0, 0.5]}, r"sd is \[0\.5, 0\.0, 0\.5\]; give"),

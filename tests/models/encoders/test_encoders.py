@@ -12,7 +12,7 @@ import safetensors.torch
 import scipy.signal
 import torch
 from torch import Tensor, nn
-from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+from transformers import ASTConfig, ASTModel
 
 from eav_ray import config
 from eav_ray.config import MODALITIES, EncoderConfig, Experiment, override
@@ -25,6 +25,7 @@ from eav_ray.models.encoders.ast import AST, AUDIOSET_SD, SAMPLE_RATE_HZ, Filter
 from eav_ray.models.encoders.backbone import Backbone
 from eav_ray.models.encoders.bandpower import BandPower
 from eav_ray.models.encoders.base import DataShapes, Encoder
+from eav_ray.models.encoders.braindecode import Braindecode
 from eav_ray.models.encoders.covariance import Covariance
 from eav_ray.models.encoders.eav_transformer import EAVTransformer
 from eav_ray.models.encoders.eegformer import EEGformer
@@ -34,6 +35,7 @@ from eav_ray.models.encoders.speech import Speech
 from eav_ray.models.encoders.vit import ViT
 from eav_ray.models.layers import FeatureStandardizer, TransformerBlock
 from eav_ray.training import cost
+from tests.helpers.ast_features import LibraryExtractor
 
 WINDOW_S, CHANNELS, EEG_HZ = 2, 5, 50
 SHAPES = DataShapes(CHANNELS, 4)
@@ -86,6 +88,12 @@ def speech(**changes: Any) -> Speech:
     return Speech(window_s=WINDOW_S, **sizes)
 
 
+def braindecode(**changes: Any) -> Braindecode:
+    keys: dict[str, Any] = dict(names=(), stored_hz=EEG_HZ, n_outputs=5, from_weights=False, hz=0, unit_uv=1.0, width=0)
+    keys |= dict(scale="standardised", channels=(), settings={"pool_time_length": 20, "pool_time_stride": 8}) | changes
+    return Braindecode("ShallowFBCSPNet", n_stored_channels=CHANNELS, n_stored_times=EEG_HZ * WINDOW_S, **keys)
+
+
 def eeg_input(n: int) -> Tensor:
     return torch.randn(n, CHANNELS, EEG_HZ * WINDOW_S)
 
@@ -112,6 +120,7 @@ ENCODERS = {  # by kind
     "eav_transformer": (eav_transformer, eeg_input, 5),
     "bandpower": (bandpower, eeg_input, 2),
     "covariance": (covariance, eeg_input, 2),
+    "braindecode": (braindecode, eeg_input, 8),
     "ast": (ast, audio_input, 16),
     "mfcc": (mfcc, audio_input, 4),
     "speech": (speech, audio_input, 20),
@@ -142,7 +151,7 @@ def test_an_experiment_builds_the_encoder_of_each_kind(kind: str) -> None:
     section = list_package_kinds()[kind]
     e = override(Experiment(), {f"model.{section.modality}.kind": kind})
     encoder = build_encoder(e, section.modality, DataShapes(30, 5))
-    assert type(encoder) is type(ENCODERS[kind][0]()) and encoder.width == section.token_width
+    assert type(encoder) is type(ENCODERS[kind][0]()) and section.token_width in (encoder.width, 0)
 
 
 @contract
@@ -311,6 +320,7 @@ def test_published_sizes_are_estimated_without_being_built(
         "model.eeg.kind=eav_transformer",
         "model.eeg.kind=bandpower",
         "model.eeg.kind=covariance",
+        "model.eeg.kind=braindecode",
         "model.audio.kind=mfcc",
     ],
 )
@@ -350,8 +360,8 @@ def sounds() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("max_length", [512, 300])
 def test_the_filter_bank_is_that_of_the_library(name: str, max_length: int) -> None:
     wave = sounds()[name].astype(np.float32)
-    library = ASTFeatureExtractor(max_length=max_length)
-    expected = library(wave, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np")["input_values"][0]
+    library = LibraryExtractor(max_length)
+    expected = library(wave, SAMPLE_RATE_HZ)[0]
     bank = FilterBank(max_length).to(torch.float32)  # as an engine does
     found = bank(torch.from_numpy(wave)[None])[0].numpy()
     assert found.shape == expected.shape
@@ -365,7 +375,7 @@ def test_the_filter_bank_is_that_of_the_library_on_real_speech(real: Path, max_l
     _, listing = registry.scan_dataset(config.DataConfig(dataset="ravdess", root=str(real), modalities=("audio",)))
     some = [r for r in listing.recordings if r.audio is not None][::16]
     assert len({r.subject for r in some}) > 12
-    library = ASTFeatureExtractor(max_length=max_length)
+    library = LibraryExtractor(max_length)
     waves, lengths = np.zeros((len(some), 5 * SAMPLE_RATE_HZ), np.float32), []
     for row, recording in zip(waves, some, strict=True):
         assert recording.audio is not None
@@ -373,7 +383,7 @@ def test_the_filter_bank_is_that_of_the_library_on_real_speech(real: Path, max_l
         row[: len(clip)] = clip
         lengths.append(len(clip))
     clips = [row[:n] for row, n in zip(waves, lengths, strict=True)]
-    expected = library(clips, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np")["input_values"]
+    expected = library(clips, SAMPLE_RATE_HZ)
     found = FilterBank(max_length)(torch.from_numpy(waves), torch.tensor(lengths)).numpy()
     difference = np.abs(found - expected) * 2 * AUDIOSET_SD
     assert difference.max() < 1e-3
@@ -626,7 +636,7 @@ def test_the_references_eeg_transformer_has_its_size_and_layers() -> None:
 
 
 @pytest.mark.parametrize("n_chans", [1, 19, 30, 64])
-@pytest.mark.parametrize("kind", ["eegformer", "eav_transformer", "bandpower", "covariance"])
+@pytest.mark.parametrize("kind", ["eegformer", "eav_transformer", "bandpower", "covariance", "braindecode"])
 def test_any_number_of_electrodes_and_samples_will_do(kind: str, n_chans: int) -> None:
     for window_s, hz in ((5, 100), (2, 128), (3, 250)):
         changes = {

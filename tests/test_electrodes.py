@@ -5,12 +5,12 @@ import pytest
 
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
-from eav_ray.data.preprocessing.electrodes import (
+from eav_ray.data.recordings import DatasetReader, RawEEG, Recording
+from eav_ray.electrodes import (
     canonicalize_channel_name,
     describe_left_out,
     match_channels,
 )
-from eav_ray.data.recordings import DatasetReader, RawEEG, Recording
 from eav_ray.errors import DataError
 
 WANTED = ("Fp1", "Fp2", "C3", "C4", "O1", "O2")
