@@ -50,6 +50,7 @@ PRESENT = torch.ones(2, dtype=torch.bool)
 # What needs other windows than these, or says nothing of a window, in the library's words or ours.
 REFUSED = {
     "AttnSleep": "feature extractor returns",
+    "BENDR": "specific order",
     "DANCE": "gives no 5 values for a window",
     "EMG2QwertyNet": "expects n_chans",
     "MetaNeuromotorHand": "frequency band",
@@ -62,11 +63,7 @@ REFUSED = {
     "VEMG2Pose": "left context",
     "ZUNA": "not divisible by patch_size",
 }
-HUGE = (
-    "BENDR",
-    "BrainModule",
-    "DeepSleepNet",
-)  # tens of millions of weights, or of multiplications for each of many tokens
+HUGE = ("BrainModule", "DeepSleepNet")  # a thousand tokens, a hundred million weights
 FOUNDATIONS = tuple(PUBLISHED_INPUTS)
 OTHERS = [name for name in models_dict if name not in {*REFUSED, *HUGE, *FOUNDATIONS}]
 
