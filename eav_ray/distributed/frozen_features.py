@@ -30,7 +30,7 @@ from eav_ray.training.embeddings import (
     has_embeddings,
     write_embedding_part,
 )
-from eav_ray.training.prepared_run import load_pretrained_encoders
+from eav_ray.training.prepared_run import describe_shapes, load_pretrained_encoders
 from eav_ray.training.run_spec import Run
 
 BATCH_SIZE = 32  # windows
@@ -52,7 +52,7 @@ def compute_frozen_features(experiment: Experiment, runs: list[Run], data: Datas
         with results.lock(f"{key}.lock", timeout_s=math.inf, on_wait=partial(print, note, flush=True)) as guarded:
             if has_embeddings(results, key):
                 continue
-            index, shapes = data.index, DataShapes(data.index.eeg_channels, data.index.n_outputs)
+            index, shapes = data.index, describe_shapes(data.index)
             model = _load_published(run.experiment, shapes)  # what is wrong with the weights is said here
             todo = [f for f in index.shards if not results.exists(build_part_name(key, PASS, _get_part_id(f)))]
             total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset
+from eav_ray.data.shards.index import ShardIndex
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.errors import DataError
@@ -129,7 +130,11 @@ def find_shapes(run: Run, context: WorkerContext) -> DataShapes:
     """Find the channels and classes of a run: those of the checkpoint that it adapts, else those of the windows."""
     if run.init_commit_hash:
         return _open_initial_checkpoint(run).state.shapes
-    index = context.windows.index
+    return describe_shapes(context.windows.index)
+
+
+def describe_shapes(index: ShardIndex) -> DataShapes:
+    """Describe the channels and classes of shards."""
     return DataShapes(index.eeg_channels, index.n_outputs, index.eeg_channel_names)
 
 

@@ -106,7 +106,7 @@ class Run:
         (m,) = e.data.modalities
         encoder = e.model[m]
         section = _section_to_dict(encoder)
-        if not section.get("weights") or encoder.augments or encoder.subject_normalisation != "none":
+        if not section.get("weights") or encoder.augments or encoder.reads_training_rows:
             return ""
         section["weights"] = hash_content(section["weights"])
         preprocessing = [e.preprocessing.window_s, vars(e.preprocessing.get_section(m))]

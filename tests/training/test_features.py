@@ -112,3 +112,12 @@ def test_features_are_of_the_data_and_the_weights_and_of_nobody_trained_on(publi
 def test_what_changes_from_epoch_to_epoch_is_computed_in_each(published: Path, change: dict[str, float]) -> None:
     assert not run_of(frozen(published, **change)).features_prefix
     assert not run_of(override(frozen(published), {"model.audio.mask_bands": 8})).features_prefix
+
+
+def test_an_encoder_whose_input_is_standardised_by_training_rows_is_computed_for_each_fold(tmp_path: Path) -> None:
+    keys = {"kind": "braindecode", "name": "EEGNet", "weights": str(tmp_path), "scale": "microvolts"}
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    changes = {"data.modalities": ["eeg"], "model.eeg": keys, "train.encoders.eeg.encoder_lr_scale": 0.0}
+    e = override(make_experiment("torch"), changes)
+    assert run_of(e).features_prefix.startswith("features/eeg-")
+    assert not run_of(override(e, {"model.eeg": keys | {"scale": "standardised"}})).features_prefix

@@ -55,6 +55,11 @@ class EncoderConfig:
         return self.width
 
     @property
+    def reads_training_rows(self) -> bool:
+        """Whether what the encoder reads of a window depends on other recordings, as standardised channels do."""
+        return self.modality in ("", "eeg") or self.subject_normalisation != "none"
+
+    @property
     def augments(self) -> bool:
         """Whether the encoder makes other features of a window in each epoch of a training."""
         return False

@@ -95,6 +95,10 @@ class BraindecodeConfig(EncoderConfig):
             )
         return self
 
+    @property
+    def reads_training_rows(self) -> bool:
+        return self.scale == "standardised"
+
     def find_problems(self, preprocessing: Preprocessing) -> list[str]:
         stored_hz, problems = preprocessing.eeg.hz, []
         if self.scale != "standardised" and self.subject_normalisation != "none":

@@ -12,13 +12,13 @@ from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.evaluation.ablation_variants import AblationVariant
-from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.evaluate.ablation_plan import VariantFold
 from eav_ray.pipelines.evaluate.provenance import describe_cpu_model
 from eav_ray.storage import Store
 from eav_ray.tracking.progress import open_progress_bar
 from eav_ray.training import cost as cost_module
 from eav_ray.training.checkpoint import find_finished_checkpoint
+from eav_ray.training.prepared_run import describe_shapes
 from eav_ray.training.run_spec import Run
 
 LATENCY_ROUNDS = 3  # in which latencies are measured
@@ -32,7 +32,7 @@ def measure_costs(
     results: Store,
 ) -> dict[str, dict[str, Any]]:
     """By a variant's name; one that is masked costs what its whole model does."""
-    shapes = DataShapes(data.index.eeg_channels, data.index.n_outputs)
+    shapes = describe_shapes(data.index)
     experiments = {v.name: v.apply_to(e) for v in chosen_variants}
     model_by_variant = {name: _compute_model_identity(x) for name, x in experiments.items()}
     experiment_by_model = {model: experiments[name] for name, model in model_by_variant.items()}

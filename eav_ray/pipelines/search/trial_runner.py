@@ -24,7 +24,6 @@ from eav_ray.distributed.ray_workarounds import tune_settings
 from eav_ray.distributed.timings import make_search_key, read_timings, write_timings
 from eav_ray.distributed.watchers import poll_in_background
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
-from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.search.candidate_runs import CandidateRuns, prune_runs
 from eav_ray.pipelines.search.candidate_searcher import CandidateSearcher, WaitNotifier
 from eav_ray.pipelines.search.end_to_end_trial import StopSignal, run_end_to_end_candidate
@@ -34,6 +33,7 @@ from eav_ray.pipelines.search.search_store import Row
 from eav_ray.processes import TERMINAL_SIGNALS, on_signals
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.training.cost import compute_model_cost
+from eav_ray.training.prepared_run import describe_shapes
 from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate, StudyClient, count_candidates
 from eav_ray.words import format_count
@@ -168,7 +168,7 @@ class TrainingSearcher(CandidateSearcher):
 
 
 def _make_cost_estimator(e: Experiment, data: Dataset) -> Callable[[Candidate], float]:
-    shapes = DataShapes(data.index.eeg_channels, data.index.n_outputs)
+    shapes = describe_shapes(data.index)
 
     def estimate_cost(candidate: Candidate) -> float:
         try:

@@ -15,6 +15,7 @@ from eav_ray.storage.published_weights import read_weights_index
 from eav_ray.training.cost import WORKER_GROUP_START_S, estimate_seconds_per_fused_window, estimate_seconds_per_window
 from eav_ray.training.embeddings import has_embeddings
 from eav_ray.training.positions import find_newest_positions
+from eav_ray.training.prepared_run import describe_shapes
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import find_finished_runs
 from eav_ray.words import format_count, format_duration
@@ -80,7 +81,7 @@ class WorkloadEstimator:
     ) -> None:
         self._begun = begun or {}
         self._experiment, self._runtime, self._data, self._timings = experiment, experiment.runtime, data, timings
-        self._speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, data.index.n_outputs), self._runtime)
+        self._speed = _SpeedEstimator(describe_shapes(data.index), self._runtime)
         start, overhead = timings.group_start_s, timings.run_overhead_s
         self._group_start_s = WORKER_GROUP_START_S if start is None else start
         self._run_overhead_s = RUN_OVERHEAD_S if overhead is None else overhead
