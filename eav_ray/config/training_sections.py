@@ -48,6 +48,12 @@ class EncoderOptimConfig(OptimConfig):
         0, "epochs before `epochs` that train the head alone; skipped without model weights", ge=0
     )
     frozen_lr: float = define(5e-4, "peak learning rate of those epochs", gt=0)
+    trained_blocks: int = define(
+        0, "only the last so many blocks of the encoder learn, and what follows them; 0: all of it", ge=0
+    )
+    layer_decay: float = define(
+        1.0, "learning rate of each block, as a multiple of that of the block after it", gt=0, le=1
+    )
 
 
 DEFAULT_ENCODER_OPTIMS = {

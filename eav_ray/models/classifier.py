@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from eav_ray.config import Experiment, get_modality_info
-from eav_ray.errors import DataError
+from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.encoders.base import (
     DataShapes,
     Encoder,
@@ -20,6 +20,7 @@ from eav_ray.models.encoders.factory import build_encoder
 from eav_ray.models.fusion.base import FusionOutput
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.models.layers import ChannelStandardizer
+from eav_ray.words import format_count
 
 
 class ClassifierOutput(NamedTuple):
@@ -48,6 +49,7 @@ class Classifier(nn.Module):
             widths, times_s = ({m: getattr(e, key) for m, e in encoders.items()} for key in ("width", "times_s"))
             self.fusion = build_fusion(experiment, widths, times_s, shapes.n_outputs)
         self.frozen = False
+        self.frozen_modules: list[nn.Module] = []  # inside an encoder that learns in part
         self.subject_normalised = experiment.list_normalised_modalities()
         if experiment.runtime.gradient_checkpointing:
             for encoder in encoders.values():
@@ -61,6 +63,7 @@ class Classifier(nn.Module):
         What of them learns as the head does, as a mix over layers, learns all the same.
         """
         self.frozen = frozen
+        self.frozen_modules = []
         for encoder in self.encoders.values():
             assert isinstance(encoder, Encoder)
             encoder.requires_grad_(not frozen)
@@ -69,10 +72,36 @@ class Classifier(nn.Module):
                     parameter.requires_grad_(True)
         self.train(self.training)
 
+    def freeze_lower_blocks(self, trained_blocks: int) -> None:
+        """Let only the last blocks of encoders learn, and what follows them; the others stay in eval mode.
+
+        Raises:
+            ConfigError: An encoder has no blocks, or not as many.
+        """
+        for m in self.modalities:
+            encoder = self.encoders[m]
+            assert isinstance(encoder, Encoder)
+            groups = encoder.group_parameters()
+            if trained_blocks >= len(groups):
+                raise ConfigError(
+                    f"train.encoders.{m}.trained_blocks is {trained_blocks}, but the encoder has "
+                    f"{format_count(len(groups) - 1, 'block')}; set it to fewer, or to 0 for all"
+                )
+            kept = {name for group in groups[:-trained_blocks] for name in group} - {*encoder.head_parameters}
+            for name, parameter in encoder.named_parameters():
+                parameter.requires_grad_(name not in kept)
+            for module in encoder.modules():
+                parameters = list(module.parameters())
+                if parameters and not any(p.requires_grad for p in parameters):
+                    self.frozen_modules.append(module)
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
         if self.frozen:
             self.encoders.eval()
+        for module in self.frozen_modules:
+            module.eval()
         return self
 
     def prepare_input(self, inputs: Mapping[str, Tensor], modality: str) -> Tensor | Features:

@@ -1,7 +1,9 @@
 """How long trainings will take: a few real steps of a small encoder, or the arithmetic of a large one, counted."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes, EncoderOutput
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.training.dataloader import Batch
+from eav_ray.training.engines.base import limit_training
 from eav_ray.training.losses import compute_loss_sum
 
 TIMED_WINDOWS = 4
@@ -30,6 +33,8 @@ N_WARMUP_WINDOWS, MIN_REPEATS, MAX_REPEATS, MAX_LATENCY_RUN_S = (
     1.0,
 )  # windows of a latency, and when there are enough
 WORKER_GROUP_START_S = 20.0  # a group of workers, from asking to its first step
+
+T = TypeVar("T")
 
 
 def estimate_seconds_per_window(experiment: Experiment, shapes: DataShapes) -> dict[str, float]:
@@ -69,8 +74,9 @@ def _count_fusion_flops(experiment: Experiment, shapes: DataShapes) -> int:
             encoded = {m: EncoderOutput(x, torch.ones(1, 1, dtype=torch.bool), x[:, 0]) for m, x in tokens.items()}
             logits = {m: torch.zeros(1, shapes.n_outputs) for m in widths}
     else:
-        model, encoded, logits = _encode_random_window(e, shapes, FlopCounterMode(display=False))
-        fusion = model.fusion
+        fusion, (encoded, logits) = _run_random_window(
+            e, shapes, lambda model, inputs, present: (model.fusion, model.encode(inputs, present))
+        )
     assert fusion is not None
     present = torch.ones(1, n, dtype=torch.bool, device=next(iter(logits.values())).device)
     with FlopCounterMode(display=False) as counter:
@@ -119,9 +125,10 @@ def _estimate_encoder_seconds(experiment: Experiment, modality: str, shapes: Dat
     unimodal = _select_modality(_drop_normalisation(experiment), modality)
     forward_flops = _count_forward_flops(unimodal, modality, shapes)
     if experiment.runtime.gpus or forward_flops > MAX_TIMED_FLOPS:
-        # Backward is twice forward.
-        return 3 * forward_flops / (ASSUMED_GPU_FLOPS if experiment.runtime.gpus else measure_cpu_flops())
+        flops = _count_training_flops(unimodal, modality, shapes)
+        return flops / (ASSUMED_GPU_FLOPS if experiment.runtime.gpus else measure_cpu_flops())
     model, batch = Classifier(unimodal, shapes), make_random_batch(experiment, modality, shapes, TIMED_WINDOWS)
+    limit_training(model, experiment.train.encoders[modality])
     times = []
     for _ in range(3):
         began = time.perf_counter()
@@ -143,17 +150,37 @@ def _select_modality(experiment: Experiment, modality: str) -> Experiment:
 def _count_forward_flops(experiment: Experiment, modality: str, shapes: DataShapes) -> int:
     """Of one window."""
     counter = FlopCounterMode(display=False)
-    _encode_random_window(_select_modality(experiment, modality), shapes, counter)
+
+    def encode(model: Classifier, inputs: dict[str, torch.Tensor], present: torch.Tensor) -> None:
+        with torch.no_grad(), counter:
+            model.encode(inputs, present)
+
+    _run_random_window(_select_modality(experiment, modality), shapes, encode)
     return counter.get_total_flops()
 
 
-def _encode_random_window(
-    experiment: Experiment, shapes: DataShapes, counter: FlopCounterMode
-) -> tuple[Classifier, dict[str, EncoderOutput], dict[str, torch.Tensor]]:
-    """Encode a window of noise on the meta device, where nothing is computed and weights take no memory.
+def _count_training_flops(experiment: Experiment, modality: str, shapes: DataShapes) -> int:
+    """Of one window, forward and backward through what learns."""
+    counter = FlopCounterMode(display=False)
 
-    Returns:
-        The classifier, what its encoders make of the window, and the logits of each modality.
+    def train(model: Classifier, inputs: dict[str, torch.Tensor], present: torch.Tensor) -> None:
+        limit_training(model, experiment.train.encoders[modality])
+        with counter:
+            model.encode(inputs, present)[1][modality].sum().backward()
+
+    _run_random_window(_select_modality(experiment, modality), shapes, train)
+    return counter.get_total_flops()
+
+
+def _run_random_window(
+    experiment: Experiment,
+    shapes: DataShapes,
+    run: Callable[[Classifier, dict[str, torch.Tensor], torch.Tensor], T],
+) -> T:
+    """Run a classifier on a window of noise on the meta device, where nothing is computed and weights take no memory.
+
+    Args:
+        run: Takes the classifier, inputs by modality, and which are present.
     """
     modalities = sorted(experiment.data.modalities)
     for device in ("meta", "cpu"):
@@ -161,13 +188,20 @@ def _encode_random_window(
         inputs = {m: make_random_batch(experiment, m, shapes, 1).inputs[m].to(device) for m in modalities}
         try:
             with torch.device(device):
-                model = Classifier(experiment, shapes)
-            with torch.no_grad(), counter:
-                return model, *model.encode(inputs, present)
+                return run(Classifier(experiment, shapes), inputs, present)
         except RuntimeError:  # some networks of libraries look at values of tensors
             if device == "cpu":
                 raise
     raise AssertionError
+
+
+def count_learning_parameters(experiment: Experiment, modality: str, shapes: DataShapes) -> tuple[int, int]:
+    """Count the parameters of an encoder and its head that learn, and all of them."""
+    with torch.device("meta"):
+        model = Classifier(_select_modality(experiment, modality), shapes)
+    limit_training(model, experiment.train.encoders[modality])
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes)
 
 
 def measure_cpu_flops() -> float:

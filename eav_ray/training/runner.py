@@ -46,7 +46,7 @@ from eav_ray.training.embeddings import (
     is_embedded,
     write_embedding_part,
 )
-from eav_ray.training.engines.base import Engine
+from eav_ray.training.engines.base import Engine, limit_training
 from eav_ray.training.engines.select import make_engine
 from eav_ray.training.loop import Metrics, fit, make_lr_schedule
 from eav_ray.training.metrics import compute_scores
@@ -219,7 +219,7 @@ def fit_phases(
         # At the border of two phases lie the moments of the one before, which had other parameters.
         mid_phase = resume is not None and start > Position(phase.first_epoch, 0)
         if isinstance(prepared.module, Classifier):
-            prepared.module.freeze_encoders(phase.encoders_frozen)
+            limit_training(prepared.module, phase.optim, encoders_frozen=phase.encoders_frozen)
         optimizer_state = resume.optimizer_state if resume and mid_phase else None
         runtime, device = run.experiment.runtime, prepared.context.device
         engine = make_engine(prepared.module, phase.optim, runtime, device=device, resume=optimizer_state)

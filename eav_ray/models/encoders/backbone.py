@@ -121,6 +121,14 @@ class Backbone(FrameEncoder):
                 f"runtime.gradient_checkpointing is true, which {self.name} of timm cannot do; set it to false"
             ) from None
 
+    def group_parameters(self) -> list[list[str]]:
+        from timm.models import group_parameters
+
+        found: dict[int, list[str]] = group_parameters(self.model, self.model.group_matcher(coarse=False))
+        groups = [[f"model.{name}" for name in found[depth]] for depth in sorted(found)]
+        groups[-1] += [name for name, _ in self.named_parameters() if "." not in name]
+        return groups
+
     def embed_images(self, images_BCHW: Tensor) -> Tensor:
         return self.model(images_BCHW)
 

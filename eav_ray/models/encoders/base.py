@@ -151,6 +151,30 @@ class Encoder(nn.Module):
         """
         raise ConfigError(f"{type(self).__name__} has no published weights to start from")
 
+    def list_blocks(self) -> list[nn.Module]:
+        """List the blocks of the network, from the one next to the input on; empty where it has none.
+
+        They are the longest row of modules of one class.
+        """
+        rows = [list(m) for m in self.modules() if isinstance(m, nn.ModuleList | nn.Sequential)]
+        alike = [row for row in rows if len(row) > 1 and len({type(m) for m in row}) == 1]
+        return max(alike, key=len, default=[])
+
+    def group_parameters(self) -> list[list[str]]:
+        """Group the names of parameters by depth: what lies before the blocks, each block, with the last what follows.
+
+        Parameters of the encoder itself, as positions in time, follow: no published weights have them.
+        """
+        blocks = self.list_blocks()
+        places = {id(p): k + 1 for k, block in enumerate(blocks) for p in block.parameters()}
+        groups: list[list[str]] = [[] for _ in range(len(blocks) + 1)]
+        has_passed = False
+        for name, parameter in self.named_parameters():
+            place = places.get(id(parameter))
+            has_passed |= place is not None
+            groups[place if place is not None else -1 if has_passed or "." not in name else 0].append(name)
+        return groups
+
     def enable_gradient_checkpointing(self) -> None:
         """Compute the activations of the transformer blocks again in the backward pass, instead of keeping them."""
         for module in self.modules():

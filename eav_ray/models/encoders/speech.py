@@ -265,6 +265,10 @@ class Speech(Encoder):
         times = centres.sum(1) / known.view(n_tokens, -1).sum(1) / SAMPLE_RATE_HZ
         self.register_buffer("times_s", times.clamp(0, window_s), persistent=False)
 
+    def list_blocks(self) -> list[nn.Module]:
+        network: Any = self.network.model
+        return list(network.layers if self.architecture == "whisper" else network.encoder.layers)
+
     def enable_gradient_checkpointing(self) -> None:
         self.network.model.gradient_checkpointing_enable({"use_reentrant": False})
 

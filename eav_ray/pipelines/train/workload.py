@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,12 @@ from eav_ray.distributed.timings import Timings, make_model_key, make_search_key
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.storage.published_weights import read_weights_index
-from eav_ray.training.cost import WORKER_GROUP_START_S, estimate_seconds_per_fused_window, estimate_seconds_per_window
+from eav_ray.training.cost import (
+    WORKER_GROUP_START_S,
+    count_learning_parameters,
+    estimate_seconds_per_fused_window,
+    estimate_seconds_per_window,
+)
 from eav_ray.training.embeddings import has_embeddings
 from eav_ray.training.positions import find_newest_positions
 from eav_ray.training.prepared_run import describe_shapes
@@ -68,7 +73,8 @@ def announce_workload(
     parts += [f"{format_run_counts(refit_runs)} of the refit"] if refit_runs else []
     already = f" ({' and '.join(earlier)} earlier)" if earlier else ""
     print(f"to do: {'; '.join(parts)}{already}; about {format_duration(seconds)}", flush=True)
-    for line in list_licence_warnings(experiment):
+    trained = {m for run in todo if run.kind == "encoder" for m in run.experiment.data.modalities}
+    for line in (*list_licence_warnings(experiment), *describe_partial_training(experiment, trained, data)):
         print(line, flush=True)
     return seconds
 
@@ -171,6 +177,17 @@ def _format_begun(runs: Sequence[Run], begun: Mapping[str, int]) -> str:
     if len(runs) == 1:
         return f", which goes on after epoch {begun[runs[0].key]} of {runs[0].epochs}"
     return f", of which {len(begun)} {'goes' if len(begun) == 1 else 'go'} on from what was saved"
+
+
+def describe_partial_training(experiment: Experiment, modalities: Iterable[str], data: Dataset) -> list[str]:
+    """Say how much of encoders learns, a line for each of which only the last blocks do."""
+    lines = []
+    for m in sorted(modalities):
+        if n := experiment.train.encoders[m].trained_blocks:
+            learning, whole = count_learning_parameters(experiment, m, describe_shapes(data.index))
+            blocks = "the last block learns" if n == 1 else f"the last {n} blocks learn"
+            lines.append(f"{m}: {blocks}, {learning:,} of {whole:,} parameters")
+    return lines
 
 
 def list_licence_warnings(experiment: Experiment) -> list[str]:

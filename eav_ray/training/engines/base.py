@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eav_ray.config import OptimConfig, Precision, RuntimeConfig
-from eav_ray.models.classifier import ClassifierOutput
+from eav_ray.config import EncoderOptimConfig, OptimConfig, Precision, RuntimeConfig
+from eav_ray.models.classifier import Classifier, ClassifierOutput
+from eav_ray.models.encoders.base import Encoder
 from eav_ray.models.fusion.base import Fusion
 from eav_ray.training.collectives import rank_and_world_size
 from eav_ray.training.dataloader import Batch
@@ -218,12 +219,27 @@ def build_parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[s
 
     `scale` is the group's multiple of the learning rate: encoders may learn more slowly than what reads them.
     """
-    parts = module.named_modules()
-    of_heads = {f"{place}.{name}" for place, part in parts for name in getattr(part, "head_parameters", ())}
+    decay = optim.layer_decay if isinstance(optim, EncoderOptimConfig) else 1.0
+    scales: dict[str, float] = {}
+    for place, part in module.named_modules():
+        if isinstance(part, Encoder):
+            for depth, names in enumerate(reversed(part.group_parameters())):
+                scales |= {f"{place}.{name}": optim.encoder_lr_scale * decay**depth for name in names}
+            scales |= {f"{place}.{name}": 1.0 for name in part.head_parameters}
     groups: dict[tuple[float, float], list[Any]] = {}
     for name, p in module.named_parameters():
         if p.requires_grad:
-            is_slow = name.startswith("encoders.") and name not in of_heads
-            scale = optim.encoder_lr_scale if is_slow else 1.0
+            scale = scales.get(name, optim.encoder_lr_scale if name.startswith("encoders.") else 1.0)
             groups.setdefault((scale, optim.weight_decay if p.ndim > 1 else 0.0), []).append(p)
-    return [{"params": p, "scale": scale, "weight_decay": decay} for (scale, decay), p in groups.items()]
+    return [{"params": p, "scale": scale, "weight_decay": each} for (scale, each), p in groups.items()]
+
+
+def limit_training(model: Classifier, optim: OptimConfig, *, encoders_frozen: bool = False) -> None:
+    """Let that learn of a classifier which a part of its training trains.
+
+    Raises:
+        ConfigError: Encoders have fewer blocks than are to be trained.
+    """
+    model.freeze_encoders(encoders_frozen)
+    if not encoders_frozen and isinstance(optim, EncoderOptimConfig) and optim.trained_blocks:
+        model.freeze_lower_blocks(optim.trained_blocks)
