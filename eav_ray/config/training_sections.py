@@ -51,9 +51,26 @@ class EncoderOptimConfig(OptimConfig):
     trained_blocks: int = define(
         0, "only the last so many blocks of the encoder learn, and what follows them; 0: all of it", ge=0
     )
+    lora_rank: int = define(
+        0,
+        "instead of the encoder's matrices, additions of this rank to those of its blocks learn (LoRA), in all of them "
+        "or the last trained_blocks; 0: none",
+        ge=0,
+    )
+    lora_alpha: float = define(16.0, "scale of these additions, times the rank", gt=0)
     layer_decay: float = define(
         1.0, "learning rate of each block, as a multiple of that of the block after it", gt=0, le=1
     )
+
+    @model_validator(mode="after")
+    def _check_learning(self) -> "EncoderOptimConfig":
+        for key in ("trained_blocks", "lora_rank"):
+            if not self.encoder_lr_scale and getattr(self, key):
+                raise ValueError(
+                    f"{key} is {getattr(self, key)}, but with encoder_lr_scale=0 nothing of the encoder learns; leave "
+                    "one of them out"
+                )
+        return self
 
 
 DEFAULT_ENCODER_OPTIMS = {

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from eav_ray.config import Experiment, get_modality_info
 from eav_ray.errors import ConfigError, DataError
+from eav_ray.models.adapters import add_adapters, is_adapter
 from eav_ray.models.encoders.base import (
     DataShapes,
     Encoder,
@@ -41,6 +42,13 @@ class Classifier(nn.Module):
         self.modalities: list[str] = sorted(experiment.data.modalities)
         self.n_outputs = shapes.n_outputs
         encoders = {m: build_encoder(experiment, m, shapes) for m in self.modalities}
+        self.adapted: set[str] = set()  # modalities whose encoders learn by adapters
+        for m, encoder in encoders.items():
+            optim = experiment.train.encoders[m]
+            if optim.lora_rank:
+                sizes = {"rank": optim.lora_rank, "alpha": optim.lora_alpha, "n_blocks": optim.trained_blocks}
+                add_adapters(encoder, m, **sizes)
+                self.adapted.add(m)
         self.encoders = nn.ModuleDict(encoders)
         self.heads = nn.ModuleDict({m: encoders[m].build_head(shapes.n_outputs) for m in self.modalities})
         self.normalise = ChannelStandardizer(shapes.eeg_channels)
@@ -64,12 +72,14 @@ class Classifier(nn.Module):
         """
         self.frozen = frozen
         self.frozen_modules = []
-        for encoder in self.encoders.values():
+        for m, encoder in self.encoders.items():
             assert isinstance(encoder, Encoder)
             encoder.requires_grad_(not frozen)
             for name, parameter in encoder.named_parameters():
                 if name in encoder.head_parameters:
                     parameter.requires_grad_(True)
+                elif m in self.adapted:  # what no published weights have learns beside adapters
+                    parameter.requires_grad_(not frozen and (is_adapter(name) or "." not in name))
         self.train(self.training)
 
     def freeze_lower_blocks(self, trained_blocks: int) -> None:
@@ -79,6 +89,8 @@ class Classifier(nn.Module):
             ConfigError: An encoder has no blocks, or not as many.
         """
         for m in self.modalities:
+            if m in self.adapted:  # its adapters are in those blocks alone
+                continue
             encoder = self.encoders[m]
             assert isinstance(encoder, Encoder)
             groups = encoder.group_parameters()

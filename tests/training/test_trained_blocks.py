@@ -10,6 +10,7 @@ from eav_ray.config import Experiment, override
 from eav_ray.errors import ConfigError
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes, Encoder
+from eav_ray.models.encoders.pretrained import load_tensors
 from eav_ray.training.cost import count_learning_parameters, estimate_seconds_per_window, make_random_batch
 from eav_ray.training.engines.base import build_parameter_groups, limit_training
 
@@ -34,6 +35,10 @@ ENCODERS: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
 }
 encoders = pytest.mark.parametrize("kind", ENCODERS)
+# Some of these networks read weights past their modules where nothing learns: the fast path of torch's transformers.
+JEPA: tuple[str, dict[str, Any], str] = ("eeg", {"kind": "braindecode", "name": "SignalJEPA"}, "encoder.layers.{}.")
+adapted_encoders = pytest.mark.parametrize("kind", [*ENCODERS, "signal_jepa"])
+RANK, ALPHA = 2, 6.0
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +47,7 @@ def seeded() -> None:
 
 
 def make_experiment(kind: str, **optim: Any) -> Experiment:
-    modality, keys, _ = ENCODERS[kind]
+    modality, keys, _ = (ENCODERS | {"signal_jepa": JEPA})[kind]
     changes = {"preprocessing.eeg.hz": 200, "preprocessing.video.size": 32, "data.modalities": [modality]}
     changes |= {f"model.{modality}": keys} | {f"train.encoders.{modality}.{k}": v for k, v in optim.items()}
     if kind == "vit":
@@ -142,6 +147,88 @@ def test_less_backward_is_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
         for n in (0, 1)
     )
     assert whole / 3 < one < 0.75 * whole
+
+
+def merge_adapters(adapted: Encoder) -> dict[str, torch.Tensor]:
+    """Compute the weights of an encoder to whose matrices its adapters were added."""
+    state, merged = adapted.state_dict(), {}
+    for name, tensor in state.items():
+        if ".lora_" in name:
+            continue
+        place = name.removesuffix(".base_layer.weight")
+        if place != name and f"{place}.lora_A.default.weight" in state:
+            low, high = (state[f"{place}.lora_{x}.default.weight"] for x in "AB")
+            tensor = tensor + ALPHA / RANK * high @ low
+        merged[name.replace(".base_layer.", ".")] = tensor
+    return merged
+
+
+@adapted_encoders
+def test_adapters_add_to_matrices_what_they_say_and_nothing_at_first(kind: str) -> None:
+    e = make_experiment(kind, lora_rank=RANK, lora_alpha=ALPHA)
+    (modality,) = e.data.modalities
+    torch.manual_seed(1)
+    _, adapted = build(e)
+    torch.manual_seed(1)
+    _, plain = build(make_experiment(kind))
+    adapted.eval(), plain.eval()
+    batch = make_random_batch(e, modality, SHAPES, 2)
+    x, present = (
+        batch.inputs[modality].float() if modality != "video" else batch.inputs[modality],
+        batch.present_BM[:, 0],
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(x, present).tokens_BND, plain(x, present).tokens_BND)
+        for name, parameter in adapted.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(0, 0.05)
+        found = adapted(x, present).tokens_BND
+        assert not torch.allclose(found, plain(x, present).tokens_BND, atol=1e-4)
+        plain.load_state_dict(merge_adapters(adapted))
+        torch.testing.assert_close(found, plain(x, present).tokens_BND, rtol=1e-4, atol=1e-5)
+
+
+@adapted_encoders
+def test_with_adapters_nothing_else_of_a_published_network_learns(kind: str) -> None:
+    e = make_experiment(kind, lora_rank=RANK, trained_blocks=1)
+    (modality,) = e.data.modalities
+    model, encoder = build(e)
+    optim = e.train.encoders[modality]
+    limit_training(model, optim)
+    learning = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    assert {name for name in learning if ".lora_" not in name} == {
+        n for n, _ in encoder.named_parameters() if "." not in n
+    }
+    assert {name for name in learning if ".lora_" in name} <= {*encoder.group_parameters()[-1]}
+    batch = make_random_batch(e, modality, SHAPES, 2)
+    model(batch.inputs, batch.present_BM).logits_BK.square().sum().backward()
+    assert all(p.grad is not None for n, p in encoder.named_parameters() if ".lora_B." in n)
+    model.freeze_encoders(True)
+    assert {n for n, p in encoder.named_parameters() if p.requires_grad} == {*encoder.head_parameters}
+    learned, whole = count_learning_parameters(e, modality, SHAPES)
+    assert learned < whole / 4
+
+
+@adapted_encoders
+def test_published_weights_go_below_adapters(kind: str) -> None:
+    _, plain = build(make_experiment(kind))
+    torch.manual_seed(3)
+    _, adapted = build(make_experiment(kind, lora_rank=RANK))
+    before = {name: t.clone() for name, t in adapted.state_dict().items() if ".lora_" in name}
+    load_tensors(adapted, plain.state_dict(), "model.x.weights", "here", ())
+    for name, tensor in adapted.state_dict().items():
+        assert torch.equal(
+            tensor, before[name] if name in before else plain.state_dict()[name.replace(".base_layer.", ".")]
+        )
+
+
+def test_what_cannot_have_adapters_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lora_rank is 2, but the encoder has no blocks with linear layers"):
+        changes = {"data.modalities": ["eeg"], "model.eeg": {"kind": "bandpower"}, "train.encoders.eeg.lora_rank": 2}
+        build(override(Experiment(), changes))
+    for key in ("lora_rank", "trained_blocks"):
+        with pytest.raises(ConfigError, match=f"{key} is 2, but with encoder_lr_scale=0 nothing of the encoder learns"):
+            make_experiment("ast", encoder_lr_scale=0.0, **{key: 2})
 
 
 def test_an_encoder_of_one_module_has_no_blocks() -> None:

@@ -143,7 +143,9 @@ def load_tensors(
     Raises:
         ConfigError: A tensor is missing, of another shape, not finite, or has no place.
     """
-    places = module.state_dict()
+    # Adapters have no published weights, and what they are added to has another name (`models.adapters`).
+    names = {name: name.replace(".base_layer.", ".") for name in module.state_dict() if ".lora_" not in name}
+    places = {names[name]: tensor for name, tensor in module.state_dict().items() if name in names}
     unknown = [n for n in state if n not in places and not n.startswith(left_out)]
     if unknown:
         raise ConfigError(
@@ -161,4 +163,6 @@ def load_tensors(
             )
         if not pretrained.isfinite().all():
             raise ConfigError(f"{key} is {weights}, where {name} has values that are not finite")
-    module.load_state_dict({name: state[name] for name in places})
+    module.load_state_dict(
+        {inner: state[name] for inner, name in names.items()}, strict=len(names) == len(module.state_dict())
+    )
