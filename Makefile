@@ -5,11 +5,11 @@ PINS := $(shell cat constraints.txt pyproject.toml | sha256sum | cut -c1-16)
 STAMP := .venv/.installed-$(PINS)
 BROWSER := .venv/.browser-$(shell sha256sum tests/helpers/chromium.py | cut -c1-16)
 
-.PHONY: help install demo test test-fast chaos results docs check format clean
+.PHONY: help install demo test test-pure test-ray test-fast chaos results docs check format clean
 
 help:
 	@echo "make demo    the whole path on synthetic people, about 8 minutes"
-	@echo "make test    all tests, about 45 minutes on 2 cores"
+	@echo "make test    all tests, about 20 minutes on 2 cores"
 	@echo "make test-fast  the tests that start no Ray and take no tens of seconds, some minutes"
 	@echo "make chaos   kills, damage and hostile files at full count, for the background; writes docs/results/reliability.md"
 	@echo "make results accuracy on real and synthetic people, hours; continues where it was stopped"
@@ -36,16 +36,22 @@ install: $(STAMP) $(BROWSER)
 demo: $(STAMP)
 	.venv/bin/eav demo
 
-# Two workers with a thread each, to which whole files go, so that what a file shares is made once. What starts Ray has
-# the cores for itself.
-PURE := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+# Two workers with a thread each, to which whole files go, so that what a file shares is made once.
+PURE := OMP_NUM_THREADS=1 $(PY) -m pytest --ignore=tests/integration -n 2 --dist loadfile
 
+# Side by side: while processes of Ray start and wait for each other, a core is free.
 test: $(STAMP) $(BROWSER)
-	$(PURE) -m 'not ray'
-	$(PY) -m pytest -m ray
+	@echo "What starts Ray (test-ray) and all else (test-pure) run side by side; each prints when it has ended."
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-ray test-pure
+
+test-ray: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/integration
+
+test-pure: $(STAMP) $(BROWSER)
+	$(PURE)
 
 test-fast: $(STAMP) $(BROWSER)
-	$(PURE) -m 'not ray and not slow'
+	$(PURE) -m 'not slow'
 
 chaos: $(STAMP)
 	EAV_RAY_HYPOTHESIS=chaos $(PY) -m pytest -m reliability

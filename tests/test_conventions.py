@@ -129,6 +129,12 @@ def test_only_templates_know_html() -> None:
     assert "</body>" in page.read_text()
 
 
+def test_what_starts_ray_lies_in_one_folder() -> None:
+    """`make test` runs that folder in a process of its own."""
+    marked = {file for file in list_files("tests") if "mark.ray" in file.read_text()} - {Path(__file__)}
+    assert marked == {file for file in list_files("tests/integration") if file.name.startswith("test_")}
+
+
 def test_nothing_of_ours_unpickles() -> None:
     """Ranks exchange JSON and tensors, stores hold JSON and safetensors."""
     for file in list_files("eav_ray", "jobs"):

@@ -47,13 +47,19 @@ PRIVATE_NAMES = {
     ),
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks": (
         "2.60.0",
-        "when TorchTrainer's controller loads no torch, and a group ends at once on a Ray without a dashboard",
+        "when TorchTrainer's controller loads no torch, a group without data sets starts no actor for them, and a "
+        "group on a Ray without a dashboard ends at once",
     ),
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._register_sigint_handler": (
         "2.60.0",
         "when Ray Train leaves Ctrl-C to who calls it",
     ),
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback": ("2.60.0", "with it"),
+    "ray.train.v2._internal.callbacks.datasets:DatasetsCallback": ("2.60.0", "with it"),
+    "ray.train.v2._internal.constants:'RAY_TRAIN_ENABLE_PREEMPTION_WATCHER'": (
+        "2.60.0",
+        "when Ray Train watches no node of a Ray of one node",
+    ),
     **{
         name: ("2.60.0", "when TorchTrainer's controller loads no torch")
         for name in (
@@ -143,6 +149,8 @@ LOCAL_RAY_VARIABLES = {
     # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle
     # (docs/log.md). This Ray is the job's own, so nobody gains by it.
     "RAY_worker_niceness": "0",
+    # Whether its only node is drained, which it never is, asks an actor of each group.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ray's default is for ever, and a file that fills the memory would hold a job up.
     "RAY_task_oom_retries": "1",
     # The C library's, of all of Ray's processes: by default a heap a thread, of which each keeps what was freed.
@@ -334,25 +342,25 @@ def get_trainer_class() -> type[Any]:
 
     TorchTrainer would load torch in every controller, which takes none of it and half a GiB on the head (docs/log.md).
 
-    Ray Train 2.60 starts an actor that frees the workers' resources should their controller die. It asks the dashboard
-    whether that lives, and where there is none, each group waits twelve seconds in the end for it to stop asking
-    (docs/log.md). Such a Ray is the job's own, and ends with it.
+    Ray Train 2.60 starts an actor for the data sets that it is given, also where it is given none (docs/log.md): our
+    workers read the store. It starts another that frees the workers' resources should their controller die. That asks
+    the dashboard whether the controller lives, and where there is no dashboard, each group waits twelve seconds in the
+    end for it to stop asking (docs/log.md). Such a Ray is the job's own, and ends with it.
     """
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    left_out = {"DatasetsCallback"}
+    if NO_DASHBOARD_VARIABLE in os.environ:
+        left_out.add("PlacementGroupCleanerCallback")
 
     class Trainer(DataParallelTrainer):
         def _register_sigint_handler(self, controller: Any) -> None:
             pass
 
-    if NO_DASHBOARD_VARIABLE not in os.environ:
-        return Trainer
-
-    class FastShutdownTrainer(Trainer):
         def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in left_out]
 
-    return FastShutdownTrainer
+    return Trainer
 
 
 def make_process_group_config(backend: str) -> "BackendConfig":

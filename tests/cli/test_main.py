@@ -1,11 +1,9 @@
 """One command at a time: what it prints and returns, what it imports before it runs, and how errors are told."""
 
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, UserCodeException
@@ -205,34 +203,3 @@ def test_a_command_that_was_stopped_says_that_it_continues(
 ) -> None:
     assert fail_with(error, monkeypatch) == 130
     assert capsys.readouterr().err == expected
-
-
-ON_RAY = """
-import sys
-import ray.data
-from eav_ray.cli.main import run_command
-from eav_ray.config import RuntimeConfig
-from eav_ray.distributed import cluster, ray_workarounds
-from eav_ray.errors import DataError
-from eav_ray.pipelines.train import train
-
-def fail(row):
-    raise DataError("a.wav is damaged; take it out")
-
-def run(experiment):
-    with cluster.connect_to_ray(RuntimeConfig(workers=1)):
-        ray_workarounds.configure_ray_data()
-        for _ in ray.data.from_items([{"a": 1}]).map(fail).iter_rows():
-            pass
-
-train.train = run
-sys.exit(run_command(["train", "demo"]))
-"""
-
-
-@pytest.mark.ray
-def test_an_error_of_a_real_task_is_one_line(tmp_path: Path) -> None:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    command = [sys.executable, "-c", ON_RAY]
-    done = subprocess.run(command, env=kept, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (2, "error: a.wav is damaged; take it out\n"), done.stdout

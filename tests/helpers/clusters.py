@@ -23,6 +23,7 @@ from tests.helpers.paths import REPOSITORY
 PATIENCE_S = 600  # after which a test takes something for hung: also where the machine is busy
 RAY = str(Path(sys.executable).with_name("ray"))  # the command
 Job = Callable[..., subprocess.CompletedProcess[str]]  # runs a job as a user does
+ONE_WORKER = ("runtime.engine=torch", "runtime.workers=1")  # the runtime whose processes start soonest and are fewest
 
 
 # Above the ports that Ray's workers take, below those that Linux gives to whoever connects: of these one may be taken

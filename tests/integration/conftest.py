@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
-from eav_ray.distributed.ray_workarounds import NO_DASHBOARD_VARIABLE
+from eav_ray.distributed.ray_workarounds import CONNECTION_VARIABLES, LOCAL_RAY_VARIABLES, NO_DASHBOARD_VARIABLE
 from eav_ray.storage import Store
 from tests.helpers.clusters import Job, find_free_ports, open_head, run_watched, write_token
 from tests.helpers.job_shell import JobShell, open_job_shell
@@ -47,11 +47,12 @@ def cluster(job_environment: dict[str, str], tmp_path_factory: pytest.TempPathFa
     gcs, client, agent = find_free_ports(3)
     joined = job_environment | write_token(folder)
     # As a job does with a Ray of its own.
-    joined |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", NO_DASHBOARD_VARIABLE: "1"}
+    joined |= CONNECTION_VARIABLES | LOCAL_RAY_VARIABLES | {NO_DASHBOARD_VARIABLE: "1"}
     ports = (f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}")
-    size = (f"--num-cpus={os.cpu_count()}", "--object-store-memory=300000000", "--include-dashboard=false")
+    size = (f"--num-cpus={os.cpu_count()}", "--object-store-memory=300000000")
+    unused = ("--include-dashboard=false", "--include-log-monitor=false")
     # As on a node with a GPU, of which workers without one must see nothing (test_gpus.py).
-    with open_head(joined | {"CUDA_VISIBLE_DEVICES": "0"}, folder / "log", *ports, *size):
+    with open_head(joined | {"CUDA_VISIBLE_DEVICES": "0"}, folder / "log", *ports, *size, *unused):
         yield joined | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"}
 
 
@@ -91,7 +92,7 @@ def job(job_environment: dict[str, str], shell: JobShell, place: Path, sockets: 
 def preprocessed(job: Job, synthetic: Path) -> list[str]:
     """The arguments that all jobs share, once the shards are there."""
     words = [str(TINY), f"data.root={synthetic}"]
-    done = job("preprocess", *words, own_ray=True)
+    done = job("preprocess", *words)
     assert "120 windows" in done.stdout and "bad channels" in done.stdout
     page = Path(done.stdout.rsplit("quality: ", 1)[1].strip())
     assert page.read_text().count("<img") == 3  # head, spectrum, levels; faces only where they are asked for
@@ -118,7 +119,10 @@ def tuned(job: Job, preprocessed: list[str], place: Path) -> Path:
     faults, seen = ("refuse", "lose", "hide", "cut"), itertools.count(1)
     with open_conditional_server() as server, open_faulty_proxy(server) as (address, proxy):
         proxy.choose_fault = lambda method, path: faults[n // 50 % 4] if (n := next(seen)) % 50 == 0 else ""
-        done = job("search", *preprocessed, f"store.results=s3://{BUCKET}/tiny?endpoint={address}")
+        # On two ranks; DeepSpeed, which takes longer to start, trains in test_stop.py.
+        done = job(
+            "search", *preprocessed, "runtime.engine=torch", f"store.results=s3://{BUCKET}/tiny?endpoint={address}"
+        )
         assert next(seen) > 500
         bucket = Store(f"s3://{BUCKET}/tiny?endpoint={server}")
         for name in bucket.list_files():

@@ -1,5 +1,6 @@
 """The examples of the public functions run, on real Ray and on generated recordings."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,10 +36,14 @@ sys.exit(failed or tried < 15)
 RUNTIME = "runtime: {engine: torch, workers: 1}\n"  # which starts soonest
 
 
-def test_the_examples_of_the_public_functions_run(cluster: dict[str, str], synthetic: Path, tmp_path: Path) -> None:
+def test_the_examples_of_the_public_functions_run(
+    cluster: dict[str, str], synthetic: Path, tuned: Path, place: Path, tmp_path: Path
+) -> None:
+    """Where the session's shards and its search are: what those commands have made is not made again."""
+    shutil.copytree(place / "data" / "shards", tmp_path / "data" / "shards")
+    shutil.copytree(tuned, tmp_path / "results")
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "demo.yaml").write_text(TINY.read_text() + RUNTIME)
-    (tmp_path / "data").mkdir()
     (tmp_path / "data" / "EAV").symlink_to(synthetic)
     done = subprocess.run(
         [sys.executable, "-c", EXAMPLES],

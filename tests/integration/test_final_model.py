@@ -7,11 +7,11 @@ import pytest
 from eav_ray import Predictor
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import open_checkpoint
-from tests.helpers.clusters import Job
+from tests.helpers.clusters import ONE_WORKER, Job
 
 pytestmark = pytest.mark.ray
 CHANGES = ["data.modalities=[audio,eeg]", "model.audio.kind=mfcc", "model.eeg.kind=bandpower"]
-CHANGES += ["runtime.engine=torch", "runtime.workers=1"]  # which start soonest
+CHANGES += ONE_WORKER
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A search whose candidates are trained whole, each by a group of workers of its own, goes on after a kill."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,11 +23,13 @@ from tests.helpers.reliability import CHAOS
 pytestmark = pytest.mark.ray
 # Candidates that are trained on both inner folds, and one that is left after the first.
 WHOLE, LEFT = ([0, 1, 2, 3], 4) if CHAOS else ([0], 1)
+N_WORKERS = 2 if CHAOS else 1  # of a group
 CHANGES = [
     "search.mode=full",
     f"search.candidates={LEFT + 1}",
     f"search.ask_batch_size={2 if CHAOS else 1}",
     f"runtime.engine={'deepspeed' if CHAOS else 'torch'}",
+    f"runtime.workers={N_WORKERS}",
     "search.prune=true",
     "train.mode=end_to_end",
 ]
@@ -52,8 +53,7 @@ class Search:
     place: Path
     running: list["subprocess.Popen[str]"] = field(default_factory=list)
 
-    def start(self) -> "subprocess.Popen[str]":
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
+    def start(self, environment: dict[str, str]) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", PRUNED, str(REPOSITORY / "jobs" / "search.py"), *self.words]
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, cwd=self.place, env=environment, stdout=pipe, stderr=pipe, text=True)
@@ -81,13 +81,15 @@ def search(preprocessed: list[str], place: Path) -> Iterator[Search]:
             end_process(process)
 
 
-def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, place: Path) -> None:
-    """Groups of two workers."""
-    first = search.start()
+def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(
+    search: Search, place: Path, job_environment: dict[str, str], cluster: dict[str, str]
+) -> None:
+    """Killed with the Ray that it had started, told to end on the next, ended on a third, which was there."""
+    first = search.start(job_environment)
     before = search.wait_for(1)
     end_process(first)
-    second = search.start()
-    while len(find_workers(second)) < 2:
+    second = search.start(job_environment)
+    while len(find_workers(second)) < N_WORKERS:
         assert second.poll() is None, second.communicate()
         time.sleep(0.2)
     second.send_signal(signal.SIGTERM)
@@ -95,7 +97,7 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
     assert second.returncode == 130 and "Traceback" not in reported, reported
     assert f"of {LEFT + 1} candidates finished)" in reported.splitlines()[-1]
     left = LEFT + 1 - search.wait_for(1)["candidate"].nunique()
-    third = search.start()
+    third = search.start(cluster)
     out, reported = third.communicate(timeout=PATIENCE_S)
     assert third.returncode == 0 and "Traceback" not in reported, reported
     assert f"{2 * left} joint trainings of the search; 1 joint training of the refit" in out

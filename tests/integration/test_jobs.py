@@ -20,7 +20,7 @@ from eav_ray.distributed.scoring import Scorer, ScoringTask
 from eav_ray.errors import DataError
 from eav_ray.pipelines.evaluate.robustness import RobustnessOptions, run_robustness
 from eav_ray.training.checkpoint import open_checkpoint
-from tests.helpers.clusters import Job
+from tests.helpers.clusters import ONE_WORKER, Job
 from tests.helpers.paths import TINY
 
 pytestmark = pytest.mark.ray
@@ -158,7 +158,7 @@ def test_a_checkpoint_is_adapted_to_a_subject_and_scored_on_the_rest(
     job("pull", str(tuned), "--to", str(best))
     subject = json.loads((best / "split.json").read_text())["test"][0].split("/")[0]
     words = ["--checkpoint", str(best), "--subject", subject, "--recordings", "4"]
-    done = job("adapt", *preprocessed, "train.adaptation.batch=2", *words)
+    done = job("adapt", *preprocessed, *ONE_WORKER, "train.adaptation.batch=2", "train.adaptation.epochs=2", *words)
     assert "1 joint training" in done.stdout
     path = done.stdout.rsplit("checkpoint: ", 1)[1].split()[0]
     tested = job("evaluate", *preprocessed, "--checkpoint", path).stdout
@@ -268,7 +268,8 @@ def test_a_frozen_encoder_runs_once_over_all_shards(
     job: Job, preprocessed: list[str], published: Path, place: Path
 ) -> None:
     """By Ray Data; what every fold then trains is a head."""
-    words = [*preprocessed, "store.results=frozen", "data.modalities=[video]", f"model.video.weights={published}"]
+    words = [*preprocessed, *ONE_WORKER, "store.results=frozen", "data.modalities=[video]"]
+    words += [f"model.video.weights={published}"]
     words += ["train.encoders.video.encoder_lr_scale=0", "train.encoders.video.frozen_epochs=2"]
     first = job("train", *words)
     assert "1 frozen encoder once over 120 windows; 1 encoder training" in first.stdout

@@ -23,13 +23,13 @@ from eav_ray.pipelines.train.cross_validation import cross_validate, plan_cv_fol
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import find_finished_checkpoint
 from eav_ray.training.embeddings import build_embedding_key
-from tests.helpers.clusters import PATIENCE_S, Job, end_process
+from tests.helpers.clusters import ONE_WORKER, PATIENCE_S, Job, end_process
 from tests.helpers.paths import REPOSITORY, TINY
 from tests.helpers.reliability import IN_CHAOS
 
 pytestmark = pytest.mark.ray
 CHANGES = ["split.protocol=within", "data.modalities=[audio,eeg]", "model.audio.kind=mfcc", "model.eeg.kind=bandpower"]
-CHANGES += ["runtime.engine=torch", "runtime.workers=1"]  # which start soonest
+CHANGES += ONE_WORKER
 SOURCES = ["audio", "eeg", "mean_probability", "product", "fusion"]
 
 

@@ -15,15 +15,25 @@ from tests.helpers.clusters import Job
 from tests.helpers.rated_features import COLUMNS, N_RECORDINGS, TARGETS, write_rated_tables
 
 pytestmark = pytest.mark.ray
+SEARCH = {
+    "search.candidates": 3,
+    "search.space": {"optim.lr": {"choice": [1e-6, 3e-3, 1e-2]}, "fusion.kind": {"choice": ["shared_attention"]}},
+}
 
 
-def test_ratings_are_predicted_in_their_own_units(job: Job, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    experiment = tmp_path / "rated.yaml"
-    experiment.write_text(
-        yaml.safe_dump(to_dict(load_experiment("fusion", write_rated_tables(data))) | {"name": "rated"})
-    )
-    assert "arousal mean" in job("preprocess", str(experiment)).stdout
+@pytest.fixture(scope="module")
+def experiment(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of one whose tables are preprocessed; they and all that comes of them lie in `data` beside it."""
+    folder = tmp_path_factory.mktemp("rated")
+    file = folder / "rated.yaml"
+    changes = write_rated_tables(folder / "data") | SEARCH
+    file.write_text(yaml.safe_dump(to_dict(load_experiment("fusion", changes)) | {"name": "rated"}))
+    assert "arousal mean" in job("preprocess", str(file)).stdout
+    return file
+
+
+def test_ratings_are_predicted_in_their_own_units(job: Job, experiment: Path, tmp_path: Path) -> None:
+    data = experiment.parent / "data"
     done = job("protocol", str(experiment))
     assert "valence, within people: CCC, Pearson and RMSE" in done.stdout
     baselines = job("baseline", str(experiment)).stdout
@@ -76,15 +86,8 @@ def test_ratings_are_predicted_in_their_own_units(job: Job, tmp_path: Path) -> N
     assert predictor.predict(features={"face": features["face"]}).by_modality["voice"] == dict.fromkeys(TARGETS)
 
 
-def test_a_search_chooses_by_the_ccc_of_inner_folds(job: Job, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    changes = write_rated_tables(data) | {
-        "search.candidates": 3,
-        "search.space": {"optim.lr": {"choice": [1e-6, 3e-3, 1e-2]}, "fusion.kind": {"choice": ["shared_attention"]}},
-    }
-    experiment = tmp_path / "rated.yaml"
-    experiment.write_text(yaml.safe_dump(to_dict(load_experiment("fusion", changes)) | {"name": "rated"}))
-    job("preprocess", str(experiment))
+def test_a_search_chooses_by_the_ccc_of_inner_folds(job: Job, experiment: Path) -> None:
+    data = experiment.parent / "data"
     done = job("search", str(experiment))
     rows = pd.read_parquet(next((data / "results" / "searches").glob("*/candidates.parquet")))
     assert rows["validation_score"].equals(rows["validation_recording_ccc"].rename("validation_score"))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.helpers.clusters import Job
+from tests.helpers.clusters import ONE_WORKER, Job
 from tests.helpers.paths import EXPERIMENTS
 
 pytestmark = [pytest.mark.ray, pytest.mark.real]
@@ -20,7 +20,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_real_data_set_is_trained_on_and_tested(name: str, job: Job, real: Path, tmp_path: Path) -> None:
     words = [str(EXPERIMENTS / f"{name}.yaml"), f"data.root={real / name}", "split.n_folds=2", *CASES[name]]
-    words += [f"store.{k}={tmp_path / k}" for k in ("shards", "results", "cache")]
+    words += [*ONE_WORKER, *(f"store.{k}={tmp_path / k}" for k in ("shards", "results", "cache"))]
     prepared = job("preprocess", *words)
     assert "\n0 recordings or files set aside" in prepared.stdout
     trained = job("train", *words)

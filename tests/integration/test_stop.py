@@ -24,6 +24,7 @@ from tests.helpers.clusters import (
     wait_for_checkpoint,
 )
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.reliability import IN_CHAOS
 
 pytestmark = pytest.mark.ray
 
@@ -59,15 +60,19 @@ def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
     assert started.returncode == 130 and "Traceback" not in reported
     assert "stopped; rerun the same command to continue (0 of 1 training finished)" in reported.splitlines()[-1]
     assert second <= find_furthest(place / "stopped") < Position(40, 0)
-    job("train", *long_training, "store.results=stopped", own_ray=True)
+    job("train", *long_training, "store.results=stopped")
     whole, stopped = read_finished(uninterrupted), read_finished(place / "stopped")
     assert whole.weights.keys() == stopped.weights.keys()
     for name, tensor in whole.weights.items():
         assert torch.equal(tensor, stopped.weights[name]), name
 
 
+# SIGHUP is taken as SIGTERM is, which is sent above.
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=["closed terminal", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGHUP, id="closed terminal", marks=IN_CHAOS), pytest.param(signal.SIGINT, id="Ctrl-C")],
+)
 def test_a_training_whose_terminal_sends_a_signal_saves_first(
     number: signal.Signals, long_training: list[str], place: Path
 ) -> None:
