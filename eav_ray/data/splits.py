@@ -203,11 +203,8 @@ def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> lis
             f"split.n_inner_folds is {config.n_inner_folds}, but fold {config.index} trains on only {len(subjects)} "
             f"people; set split.n_inner_folds to at most {len(subjects)}"
         )
-    # Another shuffle than the outer one: the inner folds of one outer fold should not repeat those of the next.
-    np.random.default_rng([config.seed, 1 + config.index]).shuffle(subjects)
     splits = []
-    for inner_fold in range(config.n_inner_folds):
-        validation_subjects = set(subjects[inner_fold :: config.n_inner_folds])
+    for validation_subjects in _share_out_to_inner_folds(subjects, config):
         split = Split(
             config.protocol,
             _sort_ids(i for i in train if i.subject not in validation_subjects),
@@ -216,6 +213,32 @@ def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> lis
         check_split(split, items)
         splits.append(mark_unequal_classes(split, items))
     return splits
+
+
+def _share_out_to_inner_folds(subjects: Iterable[str], config: SplitConfig) -> list[set[str]]:
+    """Return the validation subjects of each inner fold of an outer one, whose training subjects are given."""
+    shuffled = sorted(subjects, key=_make_natural_sort_key)
+    # Another shuffle than the outer one: the inner folds of one outer fold should not repeat those of the next.
+    np.random.default_rng([config.seed, 1 + config.index]).shuffle(shuffled)
+    return [set(shuffled[number :: config.n_inner_folds]) for number in range(config.n_inner_folds)]
+
+
+def find_inner_fold(split: Split, config: SplitConfig) -> int | None:
+    """Find which inner fold a split of `make_inner_splits` is, by the subjects that it validates on.
+
+    Args:
+        config: By which it was made.
+
+    Returns:
+        Its number; None where the split is of no inner fold of that configuration.
+    """
+    if split.test or not split.validation:
+        return None
+    if split.protocol not in CROSS_SUBJECT_PROTOCOLS:
+        return 0
+    train, validation = ({i.split("/")[0] for i in side} for side in (split.train, split.validation))
+    folds = _share_out_to_inner_folds(train | validation, config)
+    return folds.index(validation) if validation in folds else None
 
 
 def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: str, n_recordings: int) -> Split:
