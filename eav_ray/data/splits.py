@@ -16,6 +16,7 @@ import pandas as pd
 from eav_ray.config import DataConfig, SplitConfig
 from eav_ray.data.recordings import LISTENING, list_target_columns
 from eav_ray.errors import ConfigError
+from eav_ray.words import format_count
 
 IMBALANCE_RATIO = 1.05  # the largest class over the smallest, from which classes are called unequal
 ALL_SUBJECTS = "all_subjects"  # of the split of a final model, in place of a protocol
@@ -140,12 +141,15 @@ def make_split(items: list[LabeledRecording], config: SplitConfig) -> Split:
     subjects = sorted({i.subject for i in items}, key=_make_natural_sort_key)
     if config.protocol == "subject_kfold" and config.n_folds > len(subjects):
         raise ConfigError(
-            f"split.n_folds is {config.n_folds}, but the data set has only {len(subjects)} subjects; "
+            f"split.n_folds is {config.n_folds}, but the data set has only {format_count(len(subjects), 'subject')}; "
             f"set split.n_folds to at most {len(subjects)}"
         )
     n_folds = count_folds(items, config)
     if config.index >= n_folds:
-        raise ConfigError(f"split.index is {config.index}, but there are {n_folds} folds; use 0 to {n_folds - 1}")
+        raise ConfigError(
+            f"split.index is {config.index}, but the protocol has {format_count(n_folds, 'fold')}; use 0 to "
+            f"{n_folds - 1}"
+        )
     if config.protocol in CROSS_SUBJECT_PROTOCOLS:
         shuffled = list(subjects)
         if config.protocol == "subject_kfold":
@@ -200,8 +204,8 @@ def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> lis
         )
     if config.n_inner_folds > len(subjects):
         raise ConfigError(
-            f"split.n_inner_folds is {config.n_inner_folds}, but fold {config.index} trains on only {len(subjects)} "
-            f"people; set split.n_inner_folds to at most {len(subjects)}"
+            f"split.n_inner_folds is {config.n_inner_folds}, but fold {config.index} trains on only "
+            f"{format_count(len(subjects), 'person')}; set split.n_inner_folds to at most {len(subjects)}"
         )
     splits = []
     for validation_subjects in _share_out_to_inner_folds(subjects, config):
@@ -258,8 +262,8 @@ def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: 
         )
     if not 0 < n_recordings < len(subject_items):
         raise ConfigError(
-            f"{n_recordings} recordings cannot adapt a model to {subject}, who has {len(subject_items)}: give 1 to "
-            f"{len(subject_items) - 1}, as those that adapt it are never scored"
+            f"{format_count(n_recordings, 'recording')} cannot adapt a model to {subject}, who has "
+            f"{len(subject_items)}: give 1 to {len(subject_items) - 1}, as those that adapt it are never scored"
         )
     class_counts: Counter[int] = Counter()
     ranked_items = []

@@ -12,6 +12,7 @@ from eav_ray.data.preprocessing.electrodes import describe_left_out, match_chann
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.training.checkpoint import OpenedCheckpoint
+from eav_ray.words import format_count
 
 
 def check_windows(experiment: Experiment, checkpoint: OpenedCheckpoint, index: ShardIndex) -> None:
@@ -126,6 +127,6 @@ def describe_training_recordings(
     if not trained or not names_training_dataset(checkpoint, experiment):
         return ""
     return (
-        f"{len(trained)} of {len(ids)} recordings are among those that {checkpoint.path} was trained on: what it says "
-        "of them does not show what it is worth"
+        f"{len(trained)} of {format_count(len(ids), 'recording')} are among those that {checkpoint.path} was trained "
+        "on: what it says of them does not show what it is worth"
     )

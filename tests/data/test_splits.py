@@ -172,7 +172,7 @@ def test_the_seed_divides_people_anew() -> None:
             SplitConfig(n_folds=9),
             "split.n_folds is 9, but the data set has only 8 subjects; set split.n_folds to at most 8",
         ),
-        (SplitConfig(n_folds=4, index=4), "split.index is 4, but there are 4 folds; use 0 to 3"),
+        (SplitConfig(n_folds=4, index=4), "split.index is 4, but the protocol has 4 folds; use 0 to 3"),
         (SplitConfig(protocol="loso", index=8), "use 0 to 7"),
         (SplitConfig(protocol="within", index=8), "use 0 to 7"),
     ],

@@ -200,7 +200,8 @@ def _select_recordings(
     missing = sorted(wanted_ids - {r.id for r in listing.recordings})
     if missing:
         raise DataError(
-            f"{root} does not hold {len(missing)} of the {len(wanted_ids)} recordings that {path} is tested on (the "
+            f"{root} does not hold {len(missing)} of the {format_count(len(wanted_ids), 'recording')} that {path} is "
+            "tested on (the "
             f"first: {missing[0]}); set data.root to the data that it was trained from, or give --all to test "
             "whatever is there"
         )

@@ -19,7 +19,7 @@ from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilitie
 from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
 from eav_ray.storage import io_errors, replace_file
 from eav_ray.training.checkpoint import open_finished_checkpoint
-from eav_ray.words import format_count
+from eav_ray.words import format_count, format_recordings_or_files
 
 OUTPUT_SUFFIXES = (".parquet", ".csv")
 MAX_PRINTED_FAILURES = 20  # recordings that could not be used, of those that are printed
@@ -71,7 +71,8 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
 
         failed = (predict_shards if shards else predict_recordings)(experiment, checkpoint, write_windows)
         if not recordings.n_windows:
-            raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
+            what = format_recordings_or_files(len(failed))
+            raise DataError(f"none of {what} can be predicted; the first: {failed[0]}")
         recording_table = name_outputs(recordings.compute_means())
         recording_writer.add(recording_table)
     n_windows = recordings.n_windows
@@ -81,7 +82,7 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
     if note := describe_training_recordings(experiment, checkpoint, ids):
         lines.append(f"warning: {note}")
     if failed:
-        what = "1 recording or file" if len(failed) == 1 else f"{len(failed)} recordings or files"
+        what = format_recordings_or_files(len(failed))
         lines += [f"{what} could not be used:", *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES])]
         lines += [f"  and {len(failed) - MAX_PRINTED_FAILURES} more"] if len(failed) > MAX_PRINTED_FAILURES else []
     return ExportResult(recording_table, "\n".join(lines))
