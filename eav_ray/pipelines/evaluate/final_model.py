@@ -162,6 +162,7 @@ def choose_changes(chosen: Sequence[tuple[dict[str, Any], float]]) -> tuple[dict
 def _describe_final_model(checkpoint: OpenedCheckpoint, data: Dataset, results: Store, finding: Finding) -> FinalModel:
     loaded = checkpoint.load()
     audit = audit_final_model(loaded, data.windows, finding.tested, read_encoder_train_ids(results, loaded))
+    audit = replace(audit, commit_sha256=checkpoint.commit_sha256)
     if audit.failed:
         raise DataError(f"{checkpoint.path} fails the leak audit: {audit.first_failure}; train it again")
     expected, split = checkpoint.metrics["expected_result"], checkpoint.split
