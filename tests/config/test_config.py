@@ -338,6 +338,25 @@ def test_a_wrong_kind_or_key_of_a_kind_is_a_line_with_what_is_allowed() -> None:
         ConfigError, match=r"model\.eeg\.kind is 'eegnet'; use one of bandpower, covariance, eav_transformer, eegformer"
     ):
         override(Experiment(), {"model.eeg.kind": "eegnet"})
+    for key, wrong, right in (
+        ("model.audio.kind", "mffc", "mfcc"),
+        ("fusion.kind", "meen", "mean"),
+        ("split.protocol", "looso", "loso"),
+        ("preprocessing.eeg.kind", "clen", "clean"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{key} is '{wrong}'; use one of .*; did you mean \"{right}\"\?"):
+            override(Experiment(), {key: wrong})
+    with pytest.raises(ConfigError, match=r"runtime.zero_stage is 7; use one of 0, 1, 2, 3$"):
+        override(Experiment(), {"runtime.zero_stage": 7})
+
+
+def test_labels_are_true_as_their_help_writes_it() -> None:
+    assert override(Experiment(), {"data.labels": True}) == Experiment()
+    with pytest.raises(ConfigError, match="data.labels is False; use one of true, permuted"):
+        override(Experiment(), {"data.labels": False})
+
+
+def test_a_wrong_key_or_size_of_a_kind_is_a_line() -> None:
     with pytest.raises(ConfigError, match=r'"model\.audio\.coeficients".*did you mean "model\.audio\.coefficients"'):
         override(Experiment(), {"model.audio.kind": "mfcc", "model.audio.coeficients": 3})
     with pytest.raises(ConfigError, match=r"model\.eeg: .*heads is 7, which does not divide width 60"):
