@@ -36,12 +36,14 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
 
     Columns: `subject, recording, window` (a recording: `windows`, their number), `label`, the class that the data say;
     `predicted`; `probability.<class>` of the fusion and `<modality>.probability.<class>` of each modality, NaN where it
-    was not there; the logits that these are of, `<source>.logit_<k>`; `weight.<modality>` and `corrected.<modality>`,
-    the modality weights as they are and with the length of values considered. A recording has the means of its
-    windows' logits and weights, and the softmax of these means.
+    was not there; of several modalities also `<rule>.probability.<class>` of the rules of fusion, `mean_probability`
+    and `product`; the logits that these are of, `logit.<class>` and so on; `weight.<modality>` and
+    `corrected.<modality>`, the modality weights as they are and with the length of values considered. A recording has
+    the means of its windows' logits and weights, and the softmax of these means.
 
     Of a checkpoint that predicts numbers: `<target>`, what the data say, `predicted.<target>` of the fusion,
-    `<modality>.predicted.<target>` and `mean.predicted.<target>` in place of classes, probabilities and logits.
+    `<modality>.predicted.<target>` and, of several modalities, `mean.predicted.<target>` in place of classes,
+    probabilities and logits.
 
     Args:
         changes: Of the checkpoint's experiment: `data.root` and what else differs.
