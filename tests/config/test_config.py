@@ -26,6 +26,8 @@ from eav_ray.config.encoders.bandpower import BandPowerConfig
 from eav_ray.config.encoders.eav_transformer import EAVTransformerConfig
 from eav_ray.config.encoders.eegformer import EEGformerConfig
 from eav_ray.config.encoders.mfcc import MFCCConfig
+from eav_ray.config.encoders.speech import SpeechConfig
+from eav_ray.config.keys import format_value
 from eav_ray.errors import ConfigError
 from tests.helpers.paths import EXPERIMENTS, REPOSITORY
 
@@ -412,3 +414,10 @@ def test_offload_without_zero_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="runtime.offload needs runtime.engine=deepspeed and runtime.zero_stage of"):
         override(Experiment(), {"runtime.offload": True} | changes)
     assert override(Experiment(), {"runtime.offload": True, "runtime.zero_stage": 1}).runtime.offload
+
+
+def test_a_key_of_names_and_values_is_no_section_for_each_name() -> None:
+    table = list_keys()
+    assert table["preprocessing.features"][0] == table["search.space"][0] == "a section for each name"
+    (settings,) = {row[0] for key, row in list_keys(SpeechConfig(), "model.audio.").items() if key.endswith("settings")}
+    assert settings == "names and their values" and format_value({}) == "{}"

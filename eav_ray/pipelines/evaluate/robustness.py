@@ -68,7 +68,9 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
         DataError: The data root does not hold the test recordings, or has other classes or channels.
     """
     checkpoint = open_finished_checkpoint(path)
-    require_classes(checkpoint.experiment.data, "`eav robustness`", "give a checkpoint that was trained on classes")
+    require_classes(
+        checkpoint.experiment.data, "`eav robustness`", "give a checkpoint that was trained on classes", of=path
+    )
     experiment = retarget_experiment(checkpoint.experiment, changes)
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options)
