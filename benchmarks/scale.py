@@ -286,7 +286,7 @@ def plan_runs() -> list[Run]:
 def slow_store() -> Iterator[Counter[str]]:
     """Let each request of a local store take as long as one to an object store, and count them and their bytes."""
     counts, lock = Counter[str](), threading.Lock()
-    plain = {name: getattr(LocalBackend, name) for name in ("read", "measure", "list_sizes")}
+    plain = {name: getattr(LocalBackend, name) for name in ("read", "measure", "list_files")}
     exists = Store.exists
 
     def look(store: Store, name: str) -> bool:
@@ -297,7 +297,7 @@ def slow_store() -> Iterator[Counter[str]]:
 
     def ask(name: str, backend: LocalBackend, *given: Any) -> Any:
         found = plain[name](backend, *given)
-        pages = max(1, math.ceil(len(found) / 1000)) if name == "list_sizes" else 1
+        pages = max(1, math.ceil(len(found) / 1000)) if name == "list_files" else 1
         time.sleep(LATENCY_S * pages)
         with lock:
             counts["requests"] += pages

@@ -148,8 +148,8 @@ def read_predictions(results: str | Path, protocol_id: str) -> pd.DataFrame:
 
     Returns:
         A row a window: `subject`, `recording`, `window`, `label` and `predicted` (by name), `fold`,
-        `probability.<class>` of the fusion and `<modality>.probability.<class>`, logits and weights. Where numbers are
-        predicted: the true ones (`target_0`) and the predicted ones (`fusion.value_0`).
+        `probability.<class>` of the fusion and `<modality>.probability.<class>`, logits (`logit.<class>`) and weights.
+        Where numbers are predicted: the true ones (`target_0`) and the predicted ones (`fusion.value_0`).
 
     Raises:
         DataError: There is no such protocol, or it is damaged.

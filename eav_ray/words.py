@@ -13,6 +13,11 @@ def format_recordings(n_recordings: int, n_subjects: int, noun: str = "recording
     return f"{format_count(n_recordings, noun)} of {format_count(n_subjects, 'person')}"
 
 
+def format_recordings_or_files(count: int) -> str:
+    """Write how many recordings or files: `1 recording or file`, `2 recordings or files`."""
+    return f"{format_count(count, 'recording')} or {'file' if count == 1 else 'files'}"
+
+
 def make_plural(noun: str) -> str:
     """Make the plural of a noun, whose last word is the one that changes."""
     start, space, last = noun.rpartition(" ")

@@ -135,6 +135,31 @@ def test_what_starts_ray_lies_in_one_folder() -> None:
     assert marked == {file for file in list_files("tests/integration") if file.name.startswith("test_")}
 
 
+COUNTED = "people|subjects|recordings|folds|candidates|problems|searches|trainings|models"
+TEXTS = {"wanted", "target['level']"}  # values that are no counts of what follows them
+
+
+def find_plain_counts(source: str) -> list[str]:
+    """Counts in texts that are followed by a plural whatever they are: `f"{n} people"`."""
+    found = []
+    for text in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.JoinedStr)):
+        for before, value, after in zip([None, *text.values], text.values, text.values[1:], strict=False):
+            if not (isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant)):
+                continue
+            is_of_a_key = isinstance(before, ast.Constant) and str(before.value).endswith("=")
+            plural = re.match(rf" ({COUNTED})\b", str(after.value))
+            if plural and not is_of_a_key and ast.unparse(value.value) not in TEXTS:
+                found.append(ast.unparse(value.value) + plural[0])
+    return found
+
+
+def test_one_is_followed_by_a_singular() -> None:
+    """`eav_ray.words` writes counts: `1 person`."""
+    faults = {str(path.relative_to(REPOSITORY)): find_plain_counts(path.read_text()) for path in list_files("eav_ray")}
+    assert not {path: found for path, found in faults.items() if found}
+    assert find_plain_counts('f"of {n} people and {len(x)} folds, n={n} folds"') == ["n people", "len(x) folds"]
+
+
 def test_nothing_of_ours_unpickles() -> None:
     """Ranks exchange JSON and tensors, stores hold JSON and safetensors."""
     for file in list_files("eav_ray", "jobs"):

@@ -1,5 +1,7 @@
 """Read the words of a command line: the one thing that a command works on, and `key=value` changes."""
 
+import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,11 +70,27 @@ def load_experiment(words: list[str] | None, used_stores: tuple[str, ...] | None
 
     names = ", ".join(config.list_experiment_names())
     what = f"experiment, one of {names} or the path of a YAML file, for example `eav train demo`"
-    experiment = config.load_experiment(*split_words(words, what))
+    named, changes = split_words(words, what)
+    experiment = config.load_experiment(named, changes)
+    if line := describe_unused_changes(experiment, changes):
+        print(line, file=sys.stderr, flush=True)
 
     from eav_ray.pipelines.preparation import prepare_experiment  # imports Ray: only once all of this is right
 
     return prepare_experiment(experiment, STORE_KEYS if used_stores is None else used_stores)
+
+
+def describe_unused_changes(experiment: "Experiment", changes: Iterable[str]) -> str:
+    """Write a line on changes that have no effect where one modality is trained; empty where there are none."""
+    unused = [key for key in changes if key.partition(".")[0] in ("optim", "fusion")]
+    if not unused or len(experiment.data.modalities) > 1:
+        return ""
+    modality = experiment.data.modalities[0]
+    verb = "has" if len(unused) == 1 else "have"
+    return (
+        f"{' and '.join(unused)} {verb} no effect: with {modality} alone nothing is fused; its training is "
+        f"train.encoders.{modality}"
+    )
 
 
 def split_checkpoint_words(words: list[str] | None) -> tuple[str, dict[str, Any]]:

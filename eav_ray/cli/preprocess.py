@@ -22,13 +22,13 @@ def preprocess(
     from eav_ray.pipelines.preprocess.duplicates import summarize_duplicates
     from eav_ray.pipelines.preprocess.preprocess import preprocess as preprocess_dataset
     from eav_ray.pipelines.preprocess.quality_page import write_quality_page
-    from eav_ray.words import format_count
+    from eav_ray.words import format_count, format_recordings_or_files
 
     result = preprocess_dataset(experiment)
     windows = sum(s.rows for s in result.index.shards)
     shards = format_count(len(result.index.shards), "shard")
     print(f"{format_count(windows, 'window')} in {shards}, {result.n_skipped} of them finished earlier")
-    set_aside = "1 recording or file" if len(result.problems) == 1 else f"{len(result.problems)} recordings or files"
+    set_aside = format_recordings_or_files(len(result.problems))
     print(f"{set_aside} set aside", *format_problems(result.problems), sep="\n")
     if shared := summarize_duplicates(result.duplicates):
         print(shared)

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -133,6 +133,11 @@ class TargetData:
 NO_TARGETS = TargetData()  # classes are predicted
 
 
+def _write_yaml_true(value: Any) -> Any:
+    """Take `data.labels=true`, as `eav keys` shows it, for the word that YAML does not read in it."""
+    return "true" if value is True else value
+
+
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     dataset: Annotated[str, AfterValidator(_check_dataset)] = define("eav", "which reader opens `data.root`")
@@ -149,7 +154,7 @@ class DataConfig:
     subjects: tuple[str, ...] = define((), "only these people, by the reader's ids; empty means all")
     bids: BIDSData = BIDSData()
     targets: TargetData = NO_TARGETS
-    labels: Literal["true", "permuted"] = define(
+    labels: Annotated[Literal["true", "permuted"], BeforeValidator(_write_yaml_true)] = define(
         "true", "permuted: labels or numbers shuffled within each person, a control that must score at chance"
     )
 

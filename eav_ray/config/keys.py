@@ -73,6 +73,8 @@ def _format_type(hint: Any) -> str:
         return format_choices(inner)
     if origin in (Union, UnionType):
         return " or ".join(map(_format_type, inner))
+    if origin is dict and not is_dataclass(inner[1]):
+        return "names and their values"
     if origin is tuple:
         return f"list of {_format_type(inner[0])}"
     return TYPE_WORDS.get(origin or hint, "section")
@@ -86,7 +88,7 @@ def format_choices(values: Iterable[Any]) -> str:
 def format_value(value: Any) -> str:
     """Write a value as it stands in a YAML file or on a command line: `[eeg, audio]`, `true`, `''`."""
     if isinstance(value, dict):
-        return "{...}"
+        return "{...}" if value else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(format_value, value))}]"
     if isinstance(value, str):

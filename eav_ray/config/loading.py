@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +113,9 @@ def _explain_validation_error(error: Any, tree: Any) -> str:
         kinds = ", ".join(get_kind_place(path).list_kinds())
         return f"{path} is {error['input']!r}; give a section with a kind of {kinds}"
     if error["type"] == "unknown_kind":
-        return f"{path}.kind is {error['ctx']['kind']!r}; use one of {', '.join(get_kind_place(path).list_kinds())}"
+        return _explain_choice(f"{path}.kind", error["ctx"]["kind"], get_kind_place(path).list_kinds())
+    if error["type"] == "literal_error":
+        return _explain_choice(path, error["input"], re.findall(r"'[^']*'|\d+", error["ctx"]["expected"]))
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if place := _find_place_around(path):
             kind = _get_section(tree, place.key).get("kind", place.default)
@@ -127,6 +131,12 @@ def _explain_validation_error(error: Any, tree: Any) -> str:
         text = str(error["ctx"]["error"]).replace("\n", "; ")
         return f"{path}: {text}" if path else text
     return f"{path} is {error['input']!r}: {error['msg']}"
+
+
+def _explain_choice(path: str, value: Any, choices: Iterable[str]) -> str:
+    allowed = [choice.strip("'") for choice in choices]
+    nearest = suggest_nearest(value, allowed) if isinstance(value, str) else ""
+    return f"{path} is {value!r}; use one of {', '.join(allowed)}{nearest}"
 
 
 def _find_place_around(path: str) -> KindPlace | None:

@@ -5,7 +5,7 @@ windows.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -23,6 +23,7 @@ TARGET_PREFIX = (
     "target_"  # of columns of shards and predictions with a true number, before its position in data.targets
 )
 UNKNOWN_LABEL = -1  # of recordings that are predicted, and of which nobody says what they are
+TRUTH_NOTE = "training needs labels or numbers, `eav predict` does not"
 LISTENING = "listening"  # recordings of this task are only ever trained on
 
 
@@ -101,6 +102,15 @@ class Problem:
     recording: str  # "" where the whole person is concerned
     file: str
     reason: str  # what is wrong, and the way out
+
+
+def list_as_left_out(problems: list[Problem], left_out: Problem) -> None:
+    """List a recording as left out: a row of its own, or the end of the last rows where they are of it already."""
+    file, reasons = left_out.file, [left_out.reason]
+    while problems and (problems[-1].subject, problems[-1].recording) == (left_out.subject, left_out.recording):
+        earlier = problems.pop()
+        file, reasons = earlier.file, [earlier.reason, *reasons]
+    problems.append(replace(left_out, file=file, reason="; ".join(reasons)))
 
 
 @dataclass(frozen=True)

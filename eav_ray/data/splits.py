@@ -16,6 +16,7 @@ import pandas as pd
 from eav_ray.config import DataConfig, SplitConfig
 from eav_ray.data.recordings import LISTENING, list_target_columns
 from eav_ray.errors import ConfigError
+from eav_ray.words import format_count
 
 IMBALANCE_RATIO = 1.05  # the largest class over the smallest, from which classes are called unequal
 ALL_SUBJECTS = "all_subjects"  # of the split of a final model, in place of a protocol
@@ -140,12 +141,15 @@ def make_split(items: list[LabeledRecording], config: SplitConfig) -> Split:
     subjects = sorted({i.subject for i in items}, key=_make_natural_sort_key)
     if config.protocol == "subject_kfold" and config.n_folds > len(subjects):
         raise ConfigError(
-            f"split.n_folds is {config.n_folds}, but the data set has only {len(subjects)} subjects; "
+            f"split.n_folds is {config.n_folds}, but the data set has only {format_count(len(subjects), 'subject')}; "
             f"set split.n_folds to at most {len(subjects)}"
         )
     n_folds = count_folds(items, config)
     if config.index >= n_folds:
-        raise ConfigError(f"split.index is {config.index}, but there are {n_folds} folds; use 0 to {n_folds - 1}")
+        raise ConfigError(
+            f"split.index is {config.index}, but the protocol has {format_count(n_folds, 'fold')}; use 0 to "
+            f"{n_folds - 1}"
+        )
     if config.protocol in CROSS_SUBJECT_PROTOCOLS:
         shuffled = list(subjects)
         if config.protocol == "subject_kfold":
@@ -200,14 +204,11 @@ def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> lis
         )
     if config.n_inner_folds > len(subjects):
         raise ConfigError(
-            f"split.n_inner_folds is {config.n_inner_folds}, but fold {config.index} trains on only {len(subjects)} "
-            f"people; set split.n_inner_folds to at most {len(subjects)}"
+            f"split.n_inner_folds is {config.n_inner_folds}, but fold {config.index} trains on only "
+            f"{format_count(len(subjects), 'person')}; set split.n_inner_folds to at most {len(subjects)}"
         )
-    # Another shuffle than the outer one: the inner folds of one outer fold should not repeat those of the next.
-    np.random.default_rng([config.seed, 1 + config.index]).shuffle(subjects)
     splits = []
-    for inner_fold in range(config.n_inner_folds):
-        validation_subjects = set(subjects[inner_fold :: config.n_inner_folds])
+    for validation_subjects in _share_out_to_inner_folds(subjects, config):
         split = Split(
             config.protocol,
             _sort_ids(i for i in train if i.subject not in validation_subjects),
@@ -216,6 +217,32 @@ def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> lis
         check_split(split, items)
         splits.append(mark_unequal_classes(split, items))
     return splits
+
+
+def _share_out_to_inner_folds(subjects: Iterable[str], config: SplitConfig) -> list[set[str]]:
+    """Return the validation subjects of each inner fold of an outer one, whose training subjects are given."""
+    shuffled = sorted(subjects, key=_make_natural_sort_key)
+    # Another shuffle than the outer one: the inner folds of one outer fold should not repeat those of the next.
+    np.random.default_rng([config.seed, 1 + config.index]).shuffle(shuffled)
+    return [set(shuffled[number :: config.n_inner_folds]) for number in range(config.n_inner_folds)]
+
+
+def find_inner_fold(split: Split, config: SplitConfig) -> int | None:
+    """Find which inner fold a split of `make_inner_splits` is, by the subjects that it validates on.
+
+    Args:
+        config: By which it was made.
+
+    Returns:
+        Its number; None where the split is of no inner fold of that configuration.
+    """
+    if split.test or not split.validation:
+        return None
+    if split.protocol not in CROSS_SUBJECT_PROTOCOLS:
+        return 0
+    train, validation = ({i.split("/")[0] for i in side} for side in (split.train, split.validation))
+    folds = _share_out_to_inner_folds(train | validation, config)
+    return folds.index(validation) if validation in folds else None
 
 
 def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: str, n_recordings: int) -> Split:
@@ -235,8 +262,8 @@ def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: 
         )
     if not 0 < n_recordings < len(subject_items):
         raise ConfigError(
-            f"{n_recordings} recordings cannot adapt a model to {subject}, who has {len(subject_items)}: give 1 to "
-            f"{len(subject_items) - 1}, as those that adapt it are never scored"
+            f"{format_count(n_recordings, 'recording')} cannot adapt a model to {subject}, who has "
+            f"{len(subject_items)}: give 1 to {len(subject_items) - 1}, as those that adapt it are never scored"
         )
     class_counts: Counter[int] = Counter()
     ranked_items = []

@@ -136,6 +136,7 @@ NO_DASHBOARD_VARIABLE = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of
 START_TIMEOUT_TEXT = "timed out during startup"  # in the error of a Ray whose machine is too busy to start it
 PLASMA_FOLDER_OPTION = "_plasma_directory"  # of ray.init
 SERVE_CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+SERVE_NO_ROUTE_TEXTS = (b"Path '", b"/-/routes")  # in what Ray Serve's proxy answers where it has no application
 ASK_TIMEOUT_S = 10.0
 AUTOSCALING_CONFIG_OPTION = "--autoscaling-config="
 CONNECTION_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0"}

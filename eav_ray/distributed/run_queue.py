@@ -64,12 +64,14 @@ class RunQueue:
         runs: list[Run],
         *,
         done: Mapping[str, str] | None = None,
+        begun: Mapping[str, int] | None = None,
         find_newest_position: Callable[[str], Position | None] = lambda key: None,
         rejoin_s: float = 0.0,
     ) -> None:
         """
         Args:
             done: Runs that are finished: key -> prefix of the checkpoint.
+            begun: Epochs that were saved of others: key -> epochs. They count before anything is reported.
             find_newest_position: Finds the newest committed position of a run, by its key.
             rejoin_s: Seconds for which nothing is handed out, in which groups say what they are training: for a queue
                 that takes the place of another.
@@ -81,7 +83,7 @@ class RunQueue:
         self._done: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         self._permanent_failures: set[str] = set()
-        self._epochs: dict[str, float] = {}
+        self._epochs: dict[str, float] = dict(begun or {})
         self._attempts: dict[str, _Attempts] = {}
         self._errors: dict[int, list[RankError]] = {}  # of the workers that a group has now
         self._losses: dict[int, Loss] = {}  # by group: what ended the workers that it had before
@@ -313,15 +315,17 @@ class QueueActor(RunQueue):
     What it forgets is why runs have failed: they are tried again.
     """
 
-    def __init__(self, runs: list[Run], results: Store, done: Mapping[str, str]) -> None:
+    def __init__(self, runs: list[Run], results: Store, done: Mapping[str, str], begun: Mapping[str, int]) -> None:
         """
         Args:
             done: Runs that were finished when the job began: key -> prefix of the checkpoint.
+            begun: Epochs that were saved of others then: key -> epochs.
         """
         is_rebuilt = ray.get_runtime_context().was_current_actor_reconstructed
         super().__init__(
             runs,
             done=_find_finished_runs(runs, results) if is_rebuilt else done,
+            begun=begun,
             find_newest_position=partial(find_newest_position, results),
             rejoin_s=REJOIN_S if is_rebuilt else 0.0,
         )

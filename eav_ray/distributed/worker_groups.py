@@ -47,7 +47,7 @@ from eav_ray.storage import Store
 from eav_ray.tracking.mlflow import MLflowTracker
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar, write_line
 from eav_ray.tracking.tensorboard import TensorBoardTracker, open_tensorboard_tracker
-from eav_ray.training.positions import find_newest_position
+from eav_ray.training.positions import find_newest_position, find_newest_positions
 from eav_ray.training.run_spec import Progress, Run, list_needed_recordings
 from eav_ray.words import format_count
 
@@ -119,7 +119,8 @@ def train_runs(
     release_heaps()  # of what planned, and read data
     groups = experiment.runtime.groups
     check_head_memory("runtime.groups", groups, GROUP_BYTES, measure_free_memory())
-    queue: Any = cluster.start_actor_here(QueueActor, unique, results, done, restarts=True)
+    begun = {k: p.epoch for k, p in find_newest_positions(results, [r.key for r in unique]).items() if k not in done}
+    queue: Any = cluster.start_actor_here(QueueActor, unique, results, done, begun, restarts=True)
     stop_requested = threading.Event()  # a queue that was started again does not know
 
     def request_stop() -> None:
@@ -139,7 +140,7 @@ def train_runs(
     allowed_recordings = list_needed_recordings(unique)
     holder = secrets.token_hex(8)
     began, recorder = time.monotonic(), TimingRecorder(experiment, [run for run in unique if run.key not in done], data)
-    n_epochs_done = sum(run.epochs for run in unique if run.key in done)
+    n_epochs_done = sum(run.epochs if run.key in done else begun.get(run.key, 0) for run in unique)
     groups = [
         WorkerGroup(number, experiment, data, allowed_recordings, queue, holder)
         for number in range(experiment.runtime.groups)

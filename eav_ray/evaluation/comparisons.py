@@ -11,6 +11,7 @@ from scipy import stats
 
 from eav_ray.evaluation.statistics import Interval, compute_difference_interval, compute_subject_accuracy
 from eav_ray.training.metrics import RULE_SOURCES, STACKING
+from eav_ray.words import format_count
 
 ALPHA = 0.05
 
@@ -60,7 +61,7 @@ class PairedComparison:
         d = self.difference
         bounds = "no interval" if math.isnan(d.low) else f"95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}"
         parts = [
-            f"{self.ours} against {self.other}, paired over {format_subject_count(self.n_subjects)}: "
+            f"{self.ours} against {self.other}, paired over {format_count(self.n_subjects, 'person')}: "
             f"{100 * d.mean:+.2f} points ({bounds}), {self.n_better} better, {self.n_worse} worse, {self.n_equal} equal"
         ]
         if not math.isnan(self.p_value):
@@ -189,12 +190,13 @@ def describe_verdict(holm_p_value: float, smallest_holm_p_value: float, n_subjec
         holm_p_value: NaN where there is no test.
         smallest_holm_p_value: What it would be if the data were as clear as they can be.
     """
+    alone = f"of {format_count(n_subjects, 'person')} no difference could be significant"
     if holm_p_value < ALPHA:
         return f"significant (Holm p < {ALPHA:g})"
     if math.isnan(holm_p_value):
-        return f"of {format_subject_count(n_subjects)} no difference could be significant"
+        return alone
     if smallest_holm_p_value >= ALPHA:
-        return f"of {n_subjects} people no difference could be significant among {n_comparisons} comparisons"
+        return f"{alone} among {format_count(n_comparisons, 'comparison')}"
     return "not significant"
 
 
@@ -215,11 +217,6 @@ def count_subjects_wanted(mean: float, sd: float) -> int | None:
     quantile = float(stats.norm.isf(ALPHA / 2))
     needed = ((quantile + float(stats.norm.ppf(POWER))) * sd / mean) ** 2 + quantile**2 / 2
     return max(MIN_SUBJECTS, math.ceil(needed / WILCOXON_EFFICIENCY))
-
-
-def format_subject_count(n_subjects: int) -> str:
-    """Format a number of people."""
-    return "1 person" if n_subjects == 1 else f"{n_subjects} people"
 
 
 def format_subjects_wanted(count: int) -> str:

@@ -12,29 +12,39 @@ from eav_ray.data.shards.index import ShardIndex
 from eav_ray.electrodes import describe_left_out, match_channels
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.training.checkpoint import OpenedCheckpoint
+from eav_ray.words import format_count
 
 
 def check_windows(experiment: Experiment, checkpoint: OpenedCheckpoint, index: ShardIndex) -> None:
     """A checkpoint is worth what it is worth on windows that were made as its training windows were."""
     check_preprocessing(experiment, checkpoint)
-    scale = checkpoint.state.scale
-    targets = scale.names if scale else ()
+    targets = _list_targets(checkpoint)
     if index.targets != targets:
-        raise DataError(
-            f"{checkpoint.path} predicts {describe_outputs(checkpoint.state.classes, targets)}, but these shards hold "
-            f"{describe_outputs(index.classes, index.targets)}; give the same data.targets"
-        )
+        raise _make_outputs_error(checkpoint, index)
     if index.classes != checkpoint.state.classes:
         raise DataError(
             f"{checkpoint.path} was trained on the classes {', '.join(checkpoint.state.classes)}, but these shards "
             f"hold {', '.join(index.classes)}; evaluate it on a data set with the same classes"
         )
-    targets = checkpoint.experiment.data.targets.names
-    if index.targets != targets:
-        raise DataError(
-            f"{checkpoint.path} predicts the numbers {', '.join(targets) or 'of no target'}, but these shards hold "
-            f"{', '.join(index.targets) or 'none'}; evaluate it on a data set with the same data.targets.columns"
-        )
+
+
+def check_kind_of_outputs(checkpoint: OpenedCheckpoint, index: ShardIndex) -> None:
+    """Refuse a checkpoint of numbers for a data set with classes, and the other way round."""
+    if bool(index.targets) != bool(_list_targets(checkpoint)):
+        raise _make_outputs_error(checkpoint, index)
+
+
+def _list_targets(checkpoint: OpenedCheckpoint) -> tuple[str, ...]:
+    scale = checkpoint.state.scale
+    return scale.names if scale else ()
+
+
+def _make_outputs_error(checkpoint: OpenedCheckpoint, index: ShardIndex) -> DataError:
+    predicted = describe_outputs(checkpoint.state.classes, _list_targets(checkpoint))
+    return DataError(
+        f"{checkpoint.path} predicts {predicted}, but this experiment and its shards are of "
+        f"{describe_outputs(index.classes, index.targets)}; give the same data.targets"
+    )
 
 
 def describe_outputs(classes: Sequence[str], targets: Sequence[str]) -> str:
@@ -126,6 +136,6 @@ def describe_training_recordings(
     if not trained or not names_training_dataset(checkpoint, experiment):
         return ""
     return (
-        f"{len(trained)} of {len(ids)} recordings are among those that {checkpoint.path} was trained on: what it says "
-        "of them does not show what it is worth"
+        f"{len(trained)} of {format_count(len(ids), 'recording')} are among those that {checkpoint.path} was trained "
+        "on: what it says of them does not show what it is worth"
     )

@@ -23,6 +23,7 @@ from eav_ray.training.metrics import (
     select_values,
 )
 from eav_ray.training.number_scores import score_numbers
+from eav_ray.words import format_count
 
 if TYPE_CHECKING:
     from eav_ray.training.checkpoint import OpenedCheckpoint
@@ -116,8 +117,8 @@ def format_expected_result(expected: Mapping[str, Any]) -> str:
         interval = "" if low is None else f" (95 % {100 * low:.2f} to {100 * high:.2f})"
         worth = f"{kind} {_format(score[key], 2, 100)} %{interval}, chance {100 * expected['chance']:.2f}"
     return (
-        f"expected of {name} on subjects whom it never saw: {worth}; {where}, {expected['recordings']} recordings of "
-        f"{expected['subjects']} {'subject' if expected['subjects'] == 1 else 'subjects'}"
+        f"expected of {name} on subjects whom it never saw: {worth}; {where}, "
+        f"{format_count(expected['recordings'], 'recording')} of {format_count(expected['subjects'], 'subject')}"
     )
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from eav_ray.evaluation.comparisons import MIN_SUBJECTS, PairedComparison, compare_paired, format_subject_count
+from eav_ray.evaluation.comparisons import MIN_SUBJECTS, PairedComparison, compare_paired
 from eav_ray.evaluation.correctness import find_best_source
 from eav_ray.training.metrics import RULE_SOURCES
+from eav_ray.words import format_count
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class FusionClaim:
     def __str__(self) -> str:
         n_subjects = self.comparisons[0].n_subjects
         if n_subjects < MIN_SUBJECTS:
-            of = format_subject_count(n_subjects)
+            of = format_count(n_subjects, "person")
             return f"whether the fusion helps cannot be said of {of}: a test over people wants more"
         differences = " and ".join(
             f"{100 * one.difference.mean:+.2f} points against {one.other} (Holm p = {one.holm_p_value:.3g})"
             for one in self.comparisons
         )
         verdict = "the fusion helps" if self.helps else "the fusion is not shown to help"
-        return f"{verdict}: {differences}, paired over {n_subjects} people"
+        return f"{verdict}: {differences}, paired over {format_count(n_subjects, 'person')}"
 
 
 def judge_fusion(correct: pd.DataFrame, modalities: Sequence[str]) -> FusionClaim:

@@ -19,7 +19,6 @@ from eav_ray.evaluation.comparisons import (
     PairedComparison,
     compare_differences,
     comparison_to_dict,
-    format_subject_count,
 )
 from eav_ray.evaluation.number_scores import (
     average_correlation,
@@ -33,6 +32,7 @@ from eav_ray.evaluation.number_scores import (
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.evaluation.statistics import Interval
 from eav_ray.training.metrics import MEAN_SOURCE
+from eav_ray.words import format_count
 
 Measure = Literal["ccc", "rmse"]
 MEASURE_TITLES: dict[Measure, str] = {"ccc": "CCC", "rmse": "RMSE"}
@@ -49,7 +49,7 @@ class NumberComparison:
     def __str__(self) -> str:
         one = self.paired
         parts = [
-            f"{self.target}: {one.ours} against {one.other}, paired over {format_subject_count(one.n_subjects)}: "
+            f"{self.target}: {one.ours} against {one.other}, paired over {format_count(one.n_subjects, 'person')}: "
             f"{format_gain(one.difference.mean, self.measure)} "
             f"({format_gain_interval(one.difference, self.measure)}), {one.n_better} better, {one.n_worse} worse, "
             f"{one.n_equal} equal"
@@ -198,7 +198,7 @@ class NumberClaim:
     def __str__(self) -> str:
         n_subjects = min(one.paired.n_subjects for one in self.comparisons)
         if n_subjects < MIN_SUBJECTS:
-            of = format_subject_count(n_subjects)
+            of = format_count(n_subjects, "person")
             return f"{self.target}: whether the fusion helps cannot be said of {of}: a test over people wants more"
         differences = " and ".join(
             f"{format_gain(one.paired.difference.mean, one.measure)} against {one.paired.other} (Holm p = "
@@ -206,7 +206,7 @@ class NumberClaim:
             for one in self.comparisons
         )
         verdict = "the fusion helps" if self.helps else "the fusion is not shown to help"
-        return f"{self.target}: {verdict}: {differences}, paired over {n_subjects} people"
+        return f"{self.target}: {verdict}: {differences}, paired over {format_count(n_subjects, 'person')}"
 
 
 def judge_number_fusion(windows: pd.DataFrame, modalities: Sequence[str], targets: Sequence[str]) -> list[NumberClaim]:

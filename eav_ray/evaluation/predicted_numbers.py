@@ -25,8 +25,8 @@ def name_numbers(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
         targets: Names, in their order.
     Returns:
         What names the rows; `<target>`, what is true, NaN where it is unknown; `predicted.<target>` of the fusion,
-        `<modality>.predicted.<target>` and `mean.predicted.<target>`, NaN where a source has nothing to say; modality
-        weights. A target that has the name of another column is `true.<target>`.
+        `<modality>.predicted.<target>` and, of several modalities, `mean.predicted.<target>`, NaN where a source has
+        nothing to say; modality weights. A target that has the name of another column is `true.<target>`.
     """
     truth = [f"{TARGET_PREFIX}{k}" for k in range(len(targets))]
     ids = table[[c for c in table.columns if not is_averaged_column(c) and c not in (*truth, "label")]]
@@ -37,7 +37,8 @@ def name_numbers(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
         for name, column in zip(targets, truth, strict=True)
         if column in table
     }
-    sources = ("fusion", *list_modality_sources(table), MEAN_SOURCE)
+    modalities = list_modality_sources(table)
+    sources = ("fusion", *modalities, *([MEAN_SOURCE] if len(modalities) > 1 else []))
     predicted = {
         name_value_column(source, name): table[column]
         for source in sources

@@ -9,8 +9,10 @@ from scipy import special
 from eav_ray.training.metrics import (
     LOGIT_PREFIX,
     RECORDING_COLUMNS,
+    RULE_SOURCES,
     is_averaged_column,
     list_modality_sources,
+    list_output_sources,
     list_truth_columns,
     predict_classes,
 )
@@ -29,21 +31,34 @@ def name_probability_column(source: str, class_name: str) -> str:
     return f"probability.{class_name}" if source == "fusion" else f"{source}.probability.{class_name}"
 
 
+def name_logit_column(source: str, class_name: str) -> str:
+    """The column of the logit that a probability is of: `logit.<class>` of the fusion, `audio.logit.<class>`."""
+    return f"logit.{class_name}" if source == "fusion" else f"{source}.logit.{class_name}"
+
+
 def add_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """A table of logits (`predictions.build_predictions`, or its means) with the predicted class and probabilities
-    beside them.
+    beside them, all of them by the names of classes.
 
     The softmax of a recording is that of the mean of its windows' logits. What a modality that was not there would say
-    is NaN; a prediction that is not a number names no class: `predicted` is empty there.
+    is NaN; a prediction that is not a number names no class: `predicted` is empty there. Rules of fusion are sources
+    like modalities, but for one modality alone, which they would repeat.
     """
-    added = {PREDICTED_COLUMN: np.array([*classes, ""], dtype=object)[predict_classes(table, "fusion")]}
-    for source in ("fusion", *list_modality_sources(table)):
-        p_VK = softmax(table[[f"{source}.{LOGIT_PREFIX}{k}" for k in range(len(classes))]].to_numpy(dtype=np.float64))
-        added |= {name_probability_column(source, name): p_VK[:, k] for k, name in enumerate(classes)}
+    answers = {PREDICTED_COLUMN: np.array([*classes, ""], dtype=object)[predict_classes(table, "fusion")]}
+    modalities = list_modality_sources(table)
+    rules = RULE_SOURCES if len(modalities) > 1 else ()
+    sources = [s for s in list_output_sources(table) if s not in ("fusion", *RULE_SOURCES, *modalities)]
+    sources = ["fusion", *modalities, *(rule for rule in rules if f"{rule}.{LOGIT_PREFIX}0" in table), *sources]
+    logits: dict[str, np.ndarray] = {}
+    for source in sources:
+        own = table[[f"{source}.{LOGIT_PREFIX}{k}" for k in range(len(classes))]]
+        p_VK = softmax(own.to_numpy(dtype=np.float64))
+        answers |= {name_probability_column(source, name): p_VK[:, k] for k, name in enumerate(classes)}
+        logits |= {name_logit_column(source, name): own.iloc[:, k].to_numpy() for k, name in enumerate(classes)}
     ids = [c for c in table.columns if not is_averaged_column(c)]
-    averaged = [c for c in table.columns if is_averaged_column(c)]
+    weights = [c for c in table.columns if is_averaged_column(c) and LOGIT_PREFIX not in c]
     # Answers first, then what they come from.
-    return pd.concat([table[ids], pd.DataFrame(added, index=table.index), table[averaged]], axis=1)
+    return pd.concat([table[ids], pd.DataFrame(answers | logits, index=table.index), table[weights]], axis=1)
 
 
 class RecordingAverager:

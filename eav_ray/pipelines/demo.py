@@ -39,17 +39,21 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     e = experiment
     spec = SyntheticSpec(n_subjects=n_subjects, per_class=per_class)
     runs = e.split.n_inner_folds * 3 + 3
+    fusions = e.search.candidates * e.split.n_inner_folds
     print(
-        f"demo: {format_count(n_subjects, 'synthetic subject')}, {n_subjects * per_class * 5} recordings; {runs} "
-        f"encoder trainings, {format_count(e.search.candidates, 'candidate')} x "
-        f"{format_count(e.split.n_inner_folds, 'inner fold')} = {e.search.candidates * e.split.n_inner_folds} fusion "
-        "trainings, 1 refit",
+        f"demo: {format_count(n_subjects, 'synthetic subject')}, "
+        f"{format_count(n_subjects * per_class * 5, 'recording')}; {format_count(runs, 'encoder training')}, "
+        f"{format_count(e.search.candidates, 'candidate')} x {format_count(e.split.n_inner_folds, 'inner fold')} = "
+        f"{format_count(fusions, 'fusion training')}, 1 refit",
         flush=True,
     )
     with open_progress_bar("generate", n_subjects, "subjects") as bar:
         generate_dataset(e.data.root, spec, workers=workers, progress=bar.set_done)
     found = check_dataset(e)
-    print(f"check: {len(found.recordings)} recordings, {format_count(len(found.problems), 'problem')}", flush=True)
+    print(
+        f"check: {format_count(len(found.recordings), 'recording')}, {format_count(len(found.problems), 'problem')}",
+        flush=True,
+    )
     with connect_experiment(e) as e:
         _, quality_page = write_quality_page(e, preprocess(e), frames=False)
         data = open_dataset(e)

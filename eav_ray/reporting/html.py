@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from eav_ray.reporting import formatting
 from eav_ray.reporting.formatting import MISSING, Format, apply_format
+from eav_ray.words import format_recordings
 
 Column = tuple[str, str, Format]  # of a table: its heading, and the key and format of its value in an entry
 
@@ -142,8 +143,8 @@ TEMPLATES = Environment(
 
 
 def render_template(name: str, /, **values: Any) -> str:
-    """Render a template of `eav_ray/reporting/templates`, which has the functions of `formatting`."""
-    return TEMPLATES.get_template(name).render(vars(formatting), **values)
+    """Render a template of `eav_ray/reporting/templates`, which has the functions of `formatting`, and counts."""
+    return TEMPLATES.get_template(name).render(vars(formatting), format_recordings=format_recordings, **values)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from eav_ray.reporting.html import Column, build_table
 from eav_ray.reporting.tables import MAX_FOLD_LINES, count_collapse_findings, format_table
 from eav_ray.training.metrics import list_truth_columns, select_values
 from eav_ray.training.number_scores import score_numbers
+from eav_ray.words import format_count
 
 CORRELATION_FORMAT, ERROR_FORMAT = ".3f", ".4g"
 
@@ -70,11 +71,11 @@ def describe_level(target: ResultsTree, n_subjects: int) -> str:
         n_counted = max(one["within"]["n_subjects"] for one in target["sources"].values())
         return (
             "within people: CCC, Pearson and RMSE over the recordings of each person, then means over people; "
-            f"{n_counted} of {n_subjects} people have 3 recordings or more with differing targets"
+            f"{n_counted} of {format_count(n_subjects, 'person')} have 3 recordings or more with differing targets"
         )
     return (
         f"between people: nobody has 3 recordings with differing targets, so CCC and Pearson are over the means of "
-        f"{n_subjects} people (intervals by a jackknife over people); RMSE is the mean over people"
+        f"{format_count(n_subjects, 'person')} (intervals by a jackknife over people); RMSE is the mean over people"
     )
 
 
@@ -132,7 +133,8 @@ def _format_folds(windows: pd.DataFrame, modalities: Sequence[str], targets: Seq
     rows, columns = [], [("fold", "fold", ""), ("people", "subjects", "")]
     for fold, own in windows.groupby("fold"):
         names = own["subject"].unique()
-        row: dict[str, Any] = {"fold": fold, "subjects": f"{len(names)} people" if len(names) > 1 else names[0]}
+        subjects = format_count(len(names), "person") if len(names) > 1 else names[0]
+        row: dict[str, Any] = {"fold": fold, "subjects": subjects}
         for target, one in summarize_numbers(own, modalities, targets)["targets"].items():
             scores = one["sources"][source]
             row |= {f"{target} CCC": scores[one["level"]]["ccc"]["mean"], f"{target} RMSE": scores["rmse"]["mean"]}
@@ -169,7 +171,7 @@ def format_number_optimism(searches: Mapping[int, Mapping[str, Any]], tested: Ma
     ]
     means = {name: float(np.mean([row[name] for row in rows])) for name in ("inner_score", "tested", "optimism")}
     sd = float(np.std([row["optimism"] for row in rows], ddof=1)) if len(rows) > 1 else 0.0
-    spread = f" (SD {sd:.3f} over {len(rows)} folds)" if len(rows) > 1 else ""
+    spread = f" (SD {sd:.3f} over {format_count(len(rows), 'fold')})" if len(rows) > 1 else ""
     summary = (
         f"search: chosen by {format_correlation(means['inner_score'])} on inner folds, tested "
         f"{format_correlation(means['tested'])}; its optimism is {apply_format(means['optimism'], '+.3f')}{spread}; "

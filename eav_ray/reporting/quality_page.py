@@ -16,6 +16,7 @@ from eav_ray.reporting.figures import draw_scalp_map, make_axes, make_panels
 from eav_ray.reporting.html import Page, Part, Picture, Section, Table, build_table
 from eav_ray.reporting.tables import format_table
 from eav_ray.reporting.target_tables import build_target_table, draw_target_distributions
+from eav_ray.words import format_count
 
 MAX_NAMED_CHANNELS = 3  # of the bad ones, in the caption of the map
 CAPTION_HZ = 10.0  # whose power the caption of the spectrum names
@@ -120,7 +121,9 @@ def render_quality_page(report: QualityReport) -> str:
         caption = f"One frame of the middle of a window of each person: {', '.join(report.frames)}."
         sections.append(Section("One frame a person", [Picture(_plot_frames(report.frames), caption)]))
     sections.append(_build_problem_section(report.problems))
-    return Page("Quality of recordings", sections, heading=f"Quality of {len(report.recordings)} recordings").render()
+    return Page(
+        "Quality of recordings", sections, heading=f"Quality of {format_count(len(report.recordings), 'recording')}"
+    ).render()
 
 
 def _build_subject_table(report: QualityReport) -> Table:
@@ -188,16 +191,16 @@ def _build_spectrum_picture(spectrum: EEGSpectrum) -> Picture:
         for hz, power in ((spectrum.hz_before, spectrum.before), (spectrum.hz_after, spectrum.after))
     ]
     caption = (
-        f"Power of the EEG by frequency, median over {len(spectrum.before)} recordings with the span of the middle "
-        f"80 %: at {CAPTION_HZ:g} Hz {levels[0]:.1f} dB as recorded and {levels[1]:.1f} dB as stored."
+        f"Power of the EEG by frequency, median over {format_count(len(spectrum.before), 'recording')} with the span "
+        f"of the middle 80 %: at {CAPTION_HZ:g} Hz {levels[0]:.1f} dB as recorded and {levels[1]:.1f} dB as stored."
     )
     return Picture(_plot_spectrum(spectrum), caption)
 
 
 def _build_level_picture(levels: Sequence[float]) -> Picture:
     caption = (
-        f"Counts of {len(levels)} recordings by the level of their sound: median {np.median(levels):.1f} dB of full "
-        f"scale, from {min(levels):.1f} to {max(levels):.1f}."
+        f"Counts of {format_count(len(levels), 'recording')} by the level of their sound: median "
+        f"{np.median(levels):.1f} dB of full scale, from {min(levels):.1f} to {max(levels):.1f}."
     )
     return Picture(_plot_levels(levels), caption)
 
@@ -206,7 +209,7 @@ def _plot_spectrum(spectrum: EEGSpectrum) -> Figure:
     figure, axes = make_axes(7, 3.5)
     sides = {"before": (spectrum.hz_before, spectrum.before), "after": (spectrum.hz_after, spectrum.after)}
     for name, (hz, power) in sides.items():
-        axes.plot(hz, np.median(power, axis=0), label=f"{name}, median of {len(power)} recordings")
+        axes.plot(hz, np.median(power, axis=0), label=f"{name}, median of {format_count(len(power), 'recording')}")
         axes.fill_between(hz, np.percentile(power, 10, axis=0), np.percentile(power, 90, axis=0), alpha=0.2)
     axes.set(xlabel="Hz", ylabel="dB (µV²/Hz)", xlim=(0, min(100, spectrum.hz_before[-1])))
     limits = np.concatenate(

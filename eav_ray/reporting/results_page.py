@@ -17,6 +17,7 @@ from eav_ray.reporting.sections import (
     protocols,
     provenance,
 )
+from eav_ray.words import format_count
 
 RESULTS_FORMAT = 2  # of results.json
 
@@ -100,6 +101,7 @@ def _describe_result(results: ResultsTree) -> str:
     within_chance = "; this is inside the band of chance" if one["inside_chance"] else ""
     return (
         f"{main_source}: {name} {format_percent(mean)} % ({bounds}) over "
-        f"{scores['recordings']} recordings of {scores['n_subjects']} people {results['separation']}; access to them "
+        f"{format_count(scores['recordings'], 'recording')} of {format_count(scores['n_subjects'], 'person')} "
+        f"{results['separation']}; access to them "
         f"{results['access']['level']}; chance {format_percent(scores['chance']['level'])} %{within_chance}."
     )

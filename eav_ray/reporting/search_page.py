@@ -6,6 +6,7 @@ import pandas as pd
 from eav_ray.config import SearchConfig
 from eav_ray.reporting.html import Page
 from eav_ray.reporting.sections.search import STATE_STYLES, build_search_sections, summarize_candidates
+from eav_ray.words import format_count
 
 
 def render_search_page(
@@ -21,7 +22,8 @@ def render_search_page(
     states = summarize_candidates(candidate_folds)["state"]
     counts = ", ".join(f"{sum(states == s)} {label}" for s, (label, _) in STATE_STYLES.items() if s in set(states))
     introduction = (
-        f"{len(states)} candidates: {counts}. A score is the mean over inner folds of the training people; nobody who "
+        f"{format_count(len(states), 'candidate')}: {counts}. A score is the mean over inner folds of the training "
+        "people; nobody who "
         "is tested has a part in it. The best of many is too good by luck: what it is worth says its test."
     )
     title, sections = f"Search {study}", build_search_sections(candidate_folds, importances, search)

@@ -18,6 +18,7 @@ from eav_ray.evaluation.summary import SearchOptimism
 from eav_ray.reporting.formatting import format_changes, format_interval, format_percent
 from eav_ray.reporting.html import Column, Table, build_table
 from eav_ray.training.metrics import RECORDING_COLUMNS
+from eav_ray.words import format_count
 
 MAX_FOLD_LINES = 12  # folds of a protocol, at most, that have a line each
 MAX_WARNINGS = 3  # of one kind
@@ -101,7 +102,7 @@ def format_protocol_table(
         rows = []
         for fold, fold_recordings in correct.merge(folds, on=RECORDING_COLUMNS).groupby("fold"):
             accuracy = statistics.compute_subject_accuracy(fold_recordings, sources)
-            subjects = f"{len(accuracy)} people" if len(accuracy) > 1 else accuracy.index[0]
+            subjects = format_count(len(accuracy), "person") if len(accuracy) > 1 else accuracy.index[0]
             rows.append({"fold": fold, "subjects": subjects, **accuracy.mean()})
         columns = [("fold", "fold", ""), ("people", "subjects", ""), *((s, s, format_percent) for s in sources)]
         lines.append(format_table(build_table(rows, columns)))
@@ -138,7 +139,7 @@ def format_optimism(folds: dict[int, SearchOptimism]) -> str:
     points = [one.points for one in folds.values()]
     inner = format_percent(float(np.mean([one.inner_score for one in folds.values()])))
     tested = format_percent(float(np.mean([one.test_score for one in folds.values()])))
-    spread = f" (SD {np.std(points, ddof=1):.2f} over {len(points)} folds)" if len(points) > 1 else ""
+    spread = f" (SD {np.std(points, ddof=1):.2f} over {format_count(len(points), 'fold')})" if len(points) > 1 else ""
     summary = (
         f"search: chosen by {inner} on inner folds, tested {tested}; its optimism is {np.mean(points):+.2f} "
         f"points{spread}; balanced accuracy of recordings"
@@ -165,9 +166,11 @@ def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classe
     n_subjects, n_recordings, labels = correct["subject"].nunique(), len(correct), correct["label"].to_numpy()
     low, high = statistics.compute_chance_band(n_recordings, n_classes)
     coverage = f"{100 * statistics.CHANCE_BAND_COVERAGE:.1f} %"
-    lines = [f"intervals: Student's t over {n_subjects} people, each with the mean of their recordings"]
+    lines = [
+        f"intervals: Student's t over {format_count(n_subjects, 'person')}, each with the mean of their recordings"
+    ]
     if n_subjects == 1:
-        lines = [f"no intervals: {n_recordings} recordings of one person say nothing of other people"]
+        lines = [f"no intervals: {format_count(n_recordings, 'recording')} of one person say nothing of other people"]
     for source in [c for c in correct.columns if c not in (*RECORDING_COLUMNS, "label")]:
         bounds = statistics.compute_accuracy_interval(correct, source)
         is_within_chance = statistics.is_within_chance(correct, source, n_classes)
@@ -182,6 +185,9 @@ def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classe
         oracle = 100 * float(statistics.compute_oracle_correct(correct, modalities).mean())
         lines.append(f"{'oracle':16}{oracle:8.2f}, right where any modality is")
         if n_subjects < MIN_SUBJECTS:
-            lines.append(f"{n_subjects} people are too few for a test over people, which wants {MIN_SUBJECTS}: counts")
+            lines.append(
+                f"{format_count(n_subjects, 'person')} {'is' if n_subjects == 1 else 'are'} too few for a test over "
+                f"people, which wants {MIN_SUBJECTS}: counts"
+            )
         lines += map(str, compare_paired(correct, "fusion", collect_fusion_baselines(correct, modalities)))
     return "\n".join(lines)

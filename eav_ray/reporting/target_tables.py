@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from eav_ray.reporting.figures import make_panels
 from eav_ray.reporting.html import Drawing, Table
+from eav_ray.words import format_count
 
 NUMBER_FORMAT = ".4g"
 ALL = "all"  # the last row
@@ -43,7 +44,9 @@ def draw_target_distributions(targets: Sequence[str], values_NK: np.ndarray) -> 
         f"{x.max():{NUMBER_FORMAT}}"
         for name, x in zip(targets, values_NK.T, strict=True)
     )
-    return Drawing(_plot_distributions(targets, values_NK), f"Counts of {len(values_NK)} recordings: {caption}.")
+    return Drawing(
+        _plot_distributions(targets, values_NK), f"Counts of {format_count(len(values_NK), 'recording')}: {caption}."
+    )
 
 
 def _plot_distributions(targets: Sequence[str], values_NK: np.ndarray) -> Figure:

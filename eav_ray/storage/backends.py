@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +16,14 @@ from eav_ray.storage.files import PARTIAL, make_partial_path, replace_file, sha2
 SMALL_BYTES = 4096  # that are written at once
 # What a file system says that has no links.
 WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EINVAL, errno.EXDEV)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What a listing says of a file."""
+
+    size: int  # bytes
+    written: float  # when, seconds since 1970
 
 
 class Backend(ABC):
@@ -35,8 +44,8 @@ class Backend(ABC):
         """Return the bytes of a file; None where there is none."""
 
     @abstractmethod
-    def list_sizes(self, prefix: str) -> dict[str, int]:
-        """Return the bytes of each file below a folder, by its name below the root; partial files are left out."""
+    def list_files(self, prefix: str) -> dict[str, StoredFile]:
+        """Return each file below a folder, by its name below the root; partial files are left out."""
 
     @abstractmethod
     def delete_files(self, names: Iterable[str]) -> None:
@@ -98,14 +107,15 @@ class LocalBackend(Backend):
         path = self.resolve(name)
         return path.stat().st_size if path.is_file() else None
 
-    def list_sizes(self, prefix: str) -> dict[str, int]:
-        found: dict[str, int] = {}
+    def list_files(self, prefix: str) -> dict[str, StoredFile]:
+        found: dict[str, StoredFile] = {}
         for folder, _, names in os.walk(self.resolve(prefix)):
             for name in names:
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
                     if path.is_file() and path.suffix != PARTIAL:
-                        found[str(path.relative_to(self.root))] = path.stat().st_size
+                        status = path.stat()
+                        found[str(path.relative_to(self.root))] = StoredFile(status.st_size, status.st_mtime)
         return found
 
     def delete_files(self, names: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from eav_ray.errors import ConfigError, StorageError, describe_error
-from eav_ray.storage.backends import SMALL_BYTES, Backend
+from eav_ray.storage.backends import SMALL_BYTES, Backend, StoredFile
 from eav_ray.storage.credentials import find_credentials
 from eav_ray.storage.files import io_errors
 from eav_ray.storage.location import StoreLocation
@@ -62,10 +62,10 @@ class ObjectBackend(Backend):
             return self._ask_twice("read", name, lambda: int(self._obstore.head(self._store, name)["size"]))
         return None
 
-    def list_sizes(self, prefix: str) -> dict[str, int]:
-        def ask() -> dict[str, int]:
-            chunks = self._obstore.list(self._store, prefix or None, chunk_size=1000)
-            return {entry["path"]: int(entry["size"]) for chunk in chunks for entry in chunk}
+    def list_files(self, prefix: str) -> dict[str, StoredFile]:
+        def ask() -> dict[str, StoredFile]:
+            entries = (e for chunk in self._obstore.list(self._store, prefix or None, chunk_size=1000) for e in chunk)
+            return {e["path"]: StoredFile(int(e["size"]), e["last_modified"].timestamp()) for e in entries}
 
         return self._retry("list", prefix, ask)
 

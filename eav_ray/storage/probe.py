@@ -31,9 +31,9 @@ def probe_backend(backend: Backend, path: str, *, is_exclusive: bool) -> None:
         backend.write(name, CONTENT)
     try:
         require(backend.read(name) == CONTENT, "reads back differently from what was written", "use another server")
-        require(
-            backend.list_sizes("").get(name) == len(CONTENT), "does not list what was written", "use another server"
-        )
+        listed = backend.list_files("").get(name)
+        is_listed = listed is not None and listed.size == len(CONTENT)
+        require(is_listed, "does not list what was written", "use another server")
         if is_exclusive:
             _probe_conditions(backend, name, require)
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from eav_ray.errors import DataError
-from eav_ray.storage.backends import Backend, LocalBackend
+from eav_ray.storage.backends import Backend, LocalBackend, StoredFile
 from eav_ray.storage.file_lock import FileLock
 from eav_ray.storage.files import check_format, check_store_name, io_errors, sha256
 from eav_ray.storage.lease import Lease
@@ -241,15 +241,19 @@ class Store:
             checked = check_store_name(name)
             if self.is_local:
                 return Path(self.resolve_path(name)).exists()
-            return self._backend.measure(checked) is not None or bool(self._backend.list_sizes(checked))
+            return self._backend.measure(checked) is not None or bool(self._backend.list_files(checked))
 
     def list_files(self, prefix: str = "") -> list[str]:
         """All files below a prefix, sorted, relative to the root; partial files are not listed."""
-        return sorted(self._list_sizes(prefix))
+        return sorted(self._list(prefix))
 
     def measure_files(self, prefix: str) -> dict[str, int]:
         """Bytes of each file below a prefix, by its name there, without reading any."""
-        return {name.removeprefix(f"{prefix}/"): size for name, size in self._list_sizes(prefix).items()}
+        return {name.removeprefix(f"{prefix}/"): file.size for name, file in self._list(prefix).items()}
+
+    def list_times(self, prefix: str) -> dict[str, float]:
+        """When each file below a prefix was written to this store, seconds since 1970, by its name there."""
+        return {name.removeprefix(f"{prefix}/"): file.written for name, file in self._list(prefix).items()}
 
     def list_folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly below a prefix, sorted."""
@@ -257,9 +261,9 @@ class Store:
         parts = (PurePosixPath(name).parts for name in self.list_files(prefix))
         return sorted({p[depth] for p in parts if len(p) > depth + 1})
 
-    def _list_sizes(self, prefix: str) -> dict[str, int]:
+    def _list(self, prefix: str) -> dict[str, StoredFile]:
         with self._explain("list", prefix):
-            return self._backend.list_sizes(check_store_name(prefix) if prefix else "")
+            return self._backend.list_files(check_store_name(prefix) if prefix else "")
 
     def _explain(self, verb: str, name: str, hint: str = "") -> contextlib.AbstractContextManager[None]:
         return io_errors(f"{verb} {self.format_path(name)}", hint)

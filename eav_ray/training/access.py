@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from eav_ray.config import Experiment, digest
 from eav_ray.data.splits import Split
+from eav_ray.words import format_count
 
 
 def list_split_recordings(split: Split, further: Iterable[str] = ()) -> tuple[str, ...]:
@@ -30,13 +31,12 @@ def describe_access(experiment: Experiment, protocol: str = "") -> str:
         protocol: That of the split, which may be another than the experiment's.
     """
     split, settings = experiment.split, experiment.list_transductive_settings()
+    first = f"the first {format_count(split.access_recordings, 'recording')} of a tested subject"
     meanings = {
         "source_only": "nothing of a tested subject but the recording that is predicted",
         "unlabelled_block": "all recordings of a tested subject, without labels",
-        "unlabelled_first_n": f"the first {split.access_recordings} recordings of a tested subject, without labels, "
-        "which are scored too",
-        "labelled_k": f"the first {split.access_recordings} recordings of a tested subject with their labels, which "
-        "are never scored",
+        "unlabelled_first_n": f"{first}, without labels, which are scored too",
+        "labelled_k": f"{first} with their labels, which are never scored",
     }
     used = f", by {' and '.join(settings)}" if settings else ""
     if not settings and split.access.startswith("unlabelled"):

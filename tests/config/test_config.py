@@ -26,6 +26,8 @@ from eav_ray.config.encoders.bandpower import BandPowerConfig
 from eav_ray.config.encoders.eav_transformer import EAVTransformerConfig
 from eav_ray.config.encoders.eegformer import EEGformerConfig
 from eav_ray.config.encoders.mfcc import MFCCConfig
+from eav_ray.config.encoders.speech import SpeechConfig
+from eav_ray.config.keys import format_value
 from eav_ray.errors import ConfigError
 from tests.helpers.paths import EXPERIMENTS, REPOSITORY
 
@@ -338,6 +340,25 @@ def test_a_wrong_kind_or_key_of_a_kind_is_a_line_with_what_is_allowed() -> None:
     kinds = "bandpower, braindecode, covariance, eav_transformer, eegformer"
     with pytest.raises(ConfigError, match=rf"model\.eeg\.kind is 'eegnet'; use one of {kinds}"):
         override(Experiment(), {"model.eeg.kind": "eegnet"})
+    for key, wrong, right in (
+        ("model.audio.kind", "mffc", "mfcc"),
+        ("fusion.kind", "meen", "mean"),
+        ("split.protocol", "looso", "loso"),
+        ("preprocessing.eeg.kind", "clen", "clean"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{key} is '{wrong}'; use one of .*; did you mean \"{right}\"\?"):
+            override(Experiment(), {key: wrong})
+    with pytest.raises(ConfigError, match=r"runtime.zero_stage is 7; use one of 0, 1, 2, 3$"):
+        override(Experiment(), {"runtime.zero_stage": 7})
+
+
+def test_labels_are_true_as_their_help_writes_it() -> None:
+    assert override(Experiment(), {"data.labels": True}) == Experiment()
+    with pytest.raises(ConfigError, match="data.labels is False; use one of true, permuted"):
+        override(Experiment(), {"data.labels": False})
+
+
+def test_a_wrong_key_or_size_of_a_kind_is_a_line() -> None:
     with pytest.raises(ConfigError, match=r'"model\.audio\.coeficients".*did you mean "model\.audio\.coefficients"'):
         override(Experiment(), {"model.audio.kind": "mfcc", "model.audio.coeficients": 3})
     with pytest.raises(ConfigError, match=r"model\.eeg: .*heads is 7, which does not divide width 60"):
@@ -393,3 +414,10 @@ def test_offload_without_zero_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="runtime.offload needs runtime.engine=deepspeed and runtime.zero_stage of"):
         override(Experiment(), {"runtime.offload": True} | changes)
     assert override(Experiment(), {"runtime.offload": True, "runtime.zero_stage": 1}).runtime.offload
+
+
+def test_a_key_of_names_and_values_is_no_section_for_each_name() -> None:
+    table = list_keys()
+    assert table["preprocessing.features"][0] == table["search.space"][0] == "a section for each name"
+    (settings,) = {row[0] for key, row in list_keys(SpeechConfig(), "model.audio.").items() if key.endswith("settings")}
+    assert settings == "names and their values" and format_value({}) == "{}"

@@ -17,6 +17,7 @@ from eav_ray.data.splits import (
     check_split,
     check_subjects,
     count_folds,
+    find_inner_fold,
     list_labeled_recordings,
     make_adaptation_split,
     make_inner_splits,
@@ -128,6 +129,8 @@ def test_within_a_person_the_test_is_the_last_30_percent_in_time_of_each_class(p
 @pytest.mark.parametrize("fold", [f for f in FOLDS if f.protocol in SEARCHED], ids=named)
 def test_choices_are_made_on_training_rows_alone(fold: SplitConfig) -> None:
     outer, inner = make_split(ITEMS, fold), make_inner_splits(ITEMS, fold)
+    assert [find_inner_fold(split, fold) for split in inner] == list(range(len(inner)))
+    assert find_inner_fold(outer, fold) is None
     for split in inner:
         assert split.test == ()
         assert split.validation
@@ -169,7 +172,7 @@ def test_the_seed_divides_people_anew() -> None:
             SplitConfig(n_folds=9),
             "split.n_folds is 9, but the data set has only 8 subjects; set split.n_folds to at most 8",
         ),
-        (SplitConfig(n_folds=4, index=4), "split.index is 4, but there are 4 folds; use 0 to 3"),
+        (SplitConfig(n_folds=4, index=4), "split.index is 4, but the protocol has 4 folds; use 0 to 3"),
         (SplitConfig(protocol="loso", index=8), "use 0 to 7"),
         (SplitConfig(protocol="within", index=8), "use 0 to 7"),
     ],

@@ -111,3 +111,11 @@ def test_2016_runs_and_300_groups_take_a_queue_seconds(experiment: Experiment) -
         assert sum(run != END for run in groups.values()) <= max(1, len(runs) - len(done))
     assert len(set(done)) == len(runs) and pulls > len(runs)
     assert time.process_time() - began < 60  # a second, of hours
+
+
+def test_epochs_that_were_saved_earlier_count_before_anything_is_reported(runs: list[Run]) -> None:
+    first, second = runs[1:3]
+    queue = RunQueue(runs, done={first.key: "prefix"}, begun={first.key: 1, second.key: 2})
+    assert queue.get_state().epochs_done == first.epochs + 2
+    queue.report_progress(Progress(second.key, second.title, 1.5, second.epochs, 0, {"train_loss": 1.0}))
+    assert queue.get_state().epochs_done == first.epochs + 1.5

@@ -61,7 +61,7 @@ def test_what_a_search_saw_decides(windows: WindowCache) -> None:
     outcome, detail = judge(replace(sound, seen=frozenset((*split.train, tested))), key="another")
     assert outcome == "cannot tell" and "which saw 1 of the tested recordings" in detail
     outcome, detail = judge(replace(sound, checkpoints={"run": {"optim.lr": 0.5}}, seen=frozenset([tested])), key="b")
-    assert outcome == "cannot tell" and "none of 1 searches" in detail
+    assert outcome == "cannot tell" and "none of 1 search in" in detail
     assert judge()[0] == "cannot tell"
     assert audit_searched_values(one.experiment, "run", split, None).outcome == "cannot tell"
 

@@ -11,6 +11,7 @@ from eav_ray.evaluation.predictor import build_prediction_trees
 from eav_ray.evaluation.probabilities import (
     RecordingAverager,
     add_probabilities,
+    name_logit_column,
     name_probability_column,
     softmax,
 )
@@ -49,6 +50,25 @@ def test_each_row_has_the_class_with_the_highest_probability() -> None:
     assert np.allclose(p.sum(1), 1) and table["predicted"].tolist() == [CLASSES[i] for i in p.argmax(1)]
     assert table.loc[table["subject"] == "a", "video.probability.calm"].isna().all()
     assert list(table.columns[:4]) == ["subject", "recording", "window", "label"]
+
+
+def test_every_source_has_probabilities_and_logits_by_the_names_of_classes() -> None:
+    found = add_probabilities(windows(), CLASSES)
+    for source in ("fusion", *NAMES, "mean_probability", "product"):
+        logits = found[[name_logit_column(source, c) for c in CLASSES]].to_numpy()
+        assert np.array_equal(logits, windows()[[f"{source}.logit_{k}" for k in range(3)]], equal_nan=True)
+        p = found[[name_probability_column(source, c) for c in CLASSES]].to_numpy()
+        assert np.allclose(p, softmax(logits), equal_nan=True)
+    names = ["logit.calm", "logit.sad", "logit.logit_0"]
+    assert [c for c in found if c.startswith(("logit", "fusion"))] == names
+    assert list(found.columns[-4:]) == ["weight.audio", "corrected.audio", "weight.video", "corrected.video"]
+
+
+def test_of_one_modality_rules_of_fusion_say_nothing_more() -> None:
+    table = windows().drop(columns=[c for c in windows() if "video" in c])
+    found = add_probabilities(table, CLASSES)
+    assert not [c for c in found if c.startswith(("mean_probability", "product"))]
+    assert {"probability.sad", "audio.probability.sad", "logit.sad", "audio.logit.sad"} <= set(found)
 
 
 @settings(max_examples=12)

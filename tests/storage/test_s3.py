@@ -102,6 +102,7 @@ def test_what_is_committed_is_read_listed_and_deleted(server: Server) -> None:
     assert store.is_committed("runs/a/one") and store.read_committed("runs/a/one") == files
     assert store.list_folders("runs") == ["a", "b"] and not store.exists("runs/c")
     assert [n for n in store.list_files("runs/a")] == [f"runs/a/one/{n}" for n in (COMMIT, *sorted(files))]
+    assert abs(store.list_times("runs/b")["two"] - time.time()) < 3600  # of the server's clock
     with pytest.raises(DataError, match=r"s3://lab/contract/nothing\?exclusive=false does not exist"):
         store.read("nothing")
     with store.open_writer("streamed") as stream:

@@ -61,6 +61,9 @@ def test_what_is_committed_reads_back(store: Store) -> None:
     assert store.read_committed("run") == FILES
     assert store.list_files("run") == sorted([f"run/{COMMIT}", *(f"run/{n}" for n in FILES)])
     assert store.list_folders("run") == ["deep"]
+    commit = Path(store.root) / "run" / COMMIT
+    os.utime(commit, (1e9, 1e9))
+    assert store.list_times("run")[COMMIT] == 1e9 < min(store.list_times("run")[name] for name in FILES)
 
 
 def test_without_its_commit_nothing_counts(store: Store) -> None:

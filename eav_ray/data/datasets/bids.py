@@ -23,6 +23,7 @@ from eav_ray.data.io.tables import find_named_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels, collect_channel_remarks
 from eav_ray.data.recordings import (
     MAX_RECORDING_S,
+    TRUTH_NOTE,
     UNKNOWN_LABEL,
     DatasetReader,
     Listing,
@@ -31,6 +32,7 @@ from eav_ray.data.recordings import (
     Recording,
     SignalMarks,
     Span,
+    list_as_left_out,
     shift_spans,
 )
 from eav_ray.electrodes import match_channels
@@ -122,7 +124,8 @@ class BIDS(DatasetReader):
             if problems and not classes:
                 first = problems[0]
                 why = f"the first problem: {'' if first.file in first.reason else f'{first.file}: '}{first.reason}"
-            raise DataError(f"{self.root} has nothing with {what}; {why}")
+            note = f"; {TRUTH_NOTE}" if self._needs_truth and not classes else ""
+            raise DataError(f"{self.root} has nothing with {what}; {why}{note}")
         orders: dict[str, int] = {}
         recordings = []
         for recording, truth in found:
@@ -144,7 +147,9 @@ class BIDS(DatasetReader):
                 remarks[f"{path.name.split('_')[-1]} files are what was played to people, and are not used"] = None
         media = self._find_media(run, report)
         if not media:
-            raise DataError("no file of this run can be used; left out")
+            reason = "no file of this run can be used; left out"
+            list_as_left_out(problems, Problem(run.subject, run.name, str(run.source or ""), reason))
+            return []
         base = Recording(run.subject, run.name, 0, f"{TASK_PREFIX}{run.task}", 0)
         base = replace(base, **media)
         truth = self._truth.read_run(run)

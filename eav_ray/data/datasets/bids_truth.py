@@ -9,6 +9,7 @@ from eav_ray.data.io.bids_layout import Run
 from eav_ray.data.io.bids_tables import BIDSTables, Event, is_mark
 from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.numbers import UNKNOWN
+from eav_ray.data.recordings import TRUTH_NOTE
 from eav_ray.errors import DataError
 
 EVENTS = "events"
@@ -52,7 +53,8 @@ class BIDSTruth:
             return
         if not self._section.label and not self.predicts_numbers:
             raise DataError(
-                f"data.bids.label is empty; set it to one of {', '.join(self._tables.list_label_columns(first_run))}"
+                f"data.bids.label is empty; set it to one of {', '.join(self._tables.list_label_columns(first_run))}; "
+                f"{TRUTH_NOTE}"
             )
         for column in self._columns:
             if not column.startswith(tuple(f"{table}." for table in BIDS_TABLES)):

@@ -19,8 +19,9 @@ import numpy as np
 from eav_ray.config import DataConfig, ModalityName
 from eav_ray.data.io import matlab
 from eav_ray.data.io.file_access import is_file, is_folder, list_folder
-from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem, RawEEG, Recording
+from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem, RawEEG, Recording, list_as_left_out
 from eav_ray.errors import DataError
+from eav_ray.words import format_count
 
 EAV_CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
 TASKS = (LISTENING, "speaking")  # by label row % 2; the official comments have it the wrong way round
@@ -115,7 +116,8 @@ class EAV(DatasetReader):
         values_TCN = self._cached_eeg[1]
         if not 0 <= recording.eeg_index < values_TCN.shape[2]:
             raise DataError(
-                f"{path} holds {values_TCN.shape[2]} recordings, so none for key {recording.eeg_index + 1:03d}"
+                f"{path} holds {format_count(values_TCN.shape[2], 'recording')}, so none for key "
+                f"{recording.eeg_index + 1:03d}"
             )
         return RawEEG(values_TCN[:, :, recording.eeg_index].T, EEG_HZ, EAV_CHANNELS, "auto")
 
@@ -158,7 +160,8 @@ class _SubjectFolder:
             if recording.eeg or recording.audio or recording.video:
                 self.recordings.append(recording)
             else:
-                self._report(recording.recording, self.folder, "neither EEG, audio nor video can be used; left out")
+                reason = "neither EEG, audio nor video can be used; left out"
+                list_as_left_out(self.problems, Problem(self.subject, recording.recording, str(self.folder), reason))
 
     def _report(self, recording: str, file: Path, reason: str) -> None:
         self.problems.append(Problem(self.subject, recording, str(file), reason))
@@ -178,7 +181,10 @@ class _SubjectFolder:
             _, shape = _read_eeg_header(path)
             count = shape[2]
             if count != n_labels:
-                raise DataError(f"{path} holds {count} recordings, but the label matrix {n_labels}; download it again")
+                raise DataError(
+                    f"{path} holds {format_count(count, 'recording')}, but the label matrix {n_labels}; download it "
+                    "again"
+                )
         except DataError as error:
             self._report("", self.folder / "EEG", f"{error}; this person's EEG is not used")
             return None

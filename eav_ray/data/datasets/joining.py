@@ -7,6 +7,7 @@ from eav_ray.data.io.row_keys import RowKeys
 from eav_ray.data.io.tables import normalise_name
 from eav_ray.data.recordings import Recording
 from eav_ray.errors import DataError
+from eav_ray.words import format_count
 
 
 class RecordingNames:
@@ -49,8 +50,8 @@ class RecordingNames:
         ids = self.find(names, subject)
         if len(ids) > 1:
             raise DataError(
-                f"{where} names {key}, which are {len(ids)} recordings: {', '.join(ids[:3])}; name them as "
-                "subject/recording"
+                f"{where} names {key}, which are {format_count(len(ids), 'recording')}: {', '.join(ids[:3])}; name "
+                "them as subject/recording"
             )
         if ids and ids[0] in taken:
             raise DataError(f"{where} names {key}, which another has named already; keep one")

@@ -14,7 +14,16 @@ from eav_ray.data.io.file_access import is_file
 from eav_ray.data.io.numbers import UNKNOWN, RowNumbers, describe_decimal_commas, read_rows
 from eav_ray.data.io.tables import EMPTY_CELLS, Table, find_named_file, read_tabular_file
 from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels, collect_channel_remarks
-from eav_ray.data.recordings import UNKNOWN_LABEL, DatasetReader, Listing, Problem, RawEEG, Recording
+from eav_ray.data.recordings import (
+    TRUTH_NOTE,
+    UNKNOWN_LABEL,
+    DatasetReader,
+    Listing,
+    Problem,
+    RawEEG,
+    Recording,
+    list_as_left_out,
+)
 from eav_ray.electrodes import match_channels
 from eav_ray.errors import DataError, suggest_nearest
 
@@ -68,15 +77,16 @@ class RecordingsTable(DatasetReader):
         self._needs_media, self._needs_truth = needs_media, needs_truth
         self._predicts_numbers, self._targets = bool(targets.columns), targets.own_columns
         self.path = Path(path).expanduser().absolute()
-        self.table = _read_known_columns(self.path, self._targets)
-        columns = self.table.columns
         self._required = NAME_COLUMNS if self._predicts_numbers or not needs_truth else REQUIRED_COLUMNS
+        self.table = _read_known_columns(self.path, self._required, self._targets)
+        columns = self.table.columns
         for column in self._required:
             if column not in columns:
                 required, optional = ", ".join(self._required), ", ".join(OPTIONAL_COLUMNS)
+                nearest, way = suggest_nearest(column, columns), f"; {TRUTH_NOTE}" if column == "label" else ""
                 raise DataError(
                     f"{self.path} has no column {column}; it has {', '.join(columns)}; required are {required}, "
-                    f"optional {optional}{suggest_nearest(column, columns)}"
+                    f"optional {optional}{nearest}{way}"
                 )
         self.modalities: tuple[ModalityName, ...] = tuple(m for m in MODALITIES if m in columns)
         if not self.modalities and needs_media:
@@ -92,10 +102,12 @@ class RecordingsTable(DatasetReader):
             labels = {row.cells.get("label", "") for row in self.rows}
             self.classes = tuple(sorted(x for x in labels if x and not LINE_BREAK.search(x)))
         if not self.classes and needs_truth and not self._predicts_numbers:
-            raise DataError(f"{self.path} has no row with a label; add at least one recording")
+            raise DataError(f"{self.path} has no row with a label; label at least one; {TRUTH_NOTE}")
         if self._targets and needs_truth and all(row.problem for row in self._numbers):
             first = f" (row {self.table.numbers[0]}: {self._numbers[0].problem})" if self._numbers else ""
-            raise DataError(f"{self.path} has no row with all of {', '.join(self._targets)}{first}; fill them in")
+            raise DataError(
+                f"{self.path} has no row with all of {', '.join(self._targets)}{first}; fill them in; {TRUTH_NOTE}"
+            )
         self._channels: dict[tuple[str, ...], tuple[str, ...]] = {}  # by those that are wanted
 
     def _read_targets(self) -> list[RowNumbers]:
@@ -132,7 +144,7 @@ class RecordingsTable(DatasetReader):
                     problems.append(Problem(subject, name, media.pop(m), reason))
             if not media and self._needs_media:
                 reason = f"{where} has no file of {', '.join(self.modalities)}; left out"
-                problems.append(Problem(subject, name, str(self.path), reason))
+                list_as_left_out(problems, Problem(subject, name, str(self.path), reason))
                 continue
             label, task = row.get("label", ""), (row.get("task") or "speaking").lower()
             number = self.classes.index(label) if label in self.classes else UNKNOWN_LABEL
@@ -151,7 +163,7 @@ class RecordingsTable(DatasetReader):
         row, where = rows[0].cells, f"row {rows[0].number}"
         missing = [c for c in self._required if not row[c]]
         if missing:
-            why = ": training needs it, eav predict does not" if missing == ["label"] else ""
+            why = f": {TRUTH_NOTE}" if missing == ["label"] else ""
             stated = " and ".join(f"{rows[0].stated[c]} means empty" for c in missing if rows[0].stated[c])
             return f"{where} has no {' and no '.join(missing)}{stated and f' ({stated})'}; fill it in{why}"
         if invalid := next((c for c in NAME_COLUMNS if row[c] in (".", "..") or NOT_IN_NAMES.search(row[c])), None):
@@ -251,11 +263,11 @@ class _Row:
     stated: dict[str, str]  # as they stand
 
 
-def _read_known_columns(path: Path, targets: Sequence[str]) -> Table:
-    """Read the table; raises DataError where a column is called nearly as one that is known."""
+def _read_known_columns(path: Path, required: Sequence[str], targets: Sequence[str]) -> Table:
+    """Read the table; raises DataError where it is missing, or a column is called nearly as one that is known."""
     known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
     if not is_file(path):
-        raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED_COLUMNS)}")
+        raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(required)}")
     table = read_tabular_file(path, {*known, *targets})
     for name in table.columns:
         if name not in (*known, *targets) and name.lower() in known:

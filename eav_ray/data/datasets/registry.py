@@ -17,6 +17,7 @@ from eav_ray.data.datasets.targets import attach_targets, check_targets_are_no_i
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem
 from eav_ray.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.errors import ConfigError, suggest_nearest
+from eav_ray.words import format_count
 
 # Of which every user has another: people of the same name in two of them are not the same.
 GENERIC_DATASETS = ("recordings_table", "bids")
@@ -87,6 +88,7 @@ def scan_dataset(
     recordings = []
     # A row that cannot be read may be of anybody.
     problems = [p for p in listing.problems if not data.subjects or p.subject in ("", *data.subjects)]
+    rows = {(p.subject, p.recording): row for row, p in enumerate(problems)}
     for r in listing.recordings:
         if (data.subjects and r.subject not in data.subjects) or r.task in excluded_tasks:
             continue
@@ -94,7 +96,10 @@ def scan_dataset(
             recordings.append(r)
         elif r.task != LISTENING:  # a listening recording has no audio, which is no defect
             reason = f"has none of {', '.join(data.modalities)}; left out"
-            problems.append(Problem(r.subject, r.recording, "", reason))
+            if (row := rows.get((r.subject, r.recording))) is None:
+                problems.append(Problem(r.subject, r.recording, "", reason))
+            else:
+                problems[row] = replace(problems[row], reason="; ".join((problems[row].reason, reason)))
     if needs_truth:
         check_targets_vary(recordings, data)
     return reader, Listing(tuple(recordings), tuple(problems), listing.remarks)
@@ -135,7 +140,11 @@ def list_eeg_channels(reader: DatasetReader, listing: Listing, wanted: Sequence[
 
 def _check_subjects(requested: tuple[str, ...], subjects: list[str]) -> None:
     known = list(dict.fromkeys(subjects))
-    shown = ", ".join(known) if len(known) <= 8 else f"{', '.join(known[:4])}, ..., {known[-1]} ({len(known)} people)"
+    shown = (
+        ", ".join(known)
+        if len(known) <= 8
+        else f"{', '.join(known[:4])}, ..., {known[-1]} ({format_count(len(known), 'person')})"
+    )
     for name in requested:
         if name not in known:
             raise ConfigError(

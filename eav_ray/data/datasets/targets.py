@@ -14,6 +14,7 @@ from eav_ray.data.io.row_keys import SUBJECT_NAME, read_row_keys
 from eav_ray.data.io.tables import read_tabular_file
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, Recording
 from eav_ray.errors import DataError
+from eav_ray.words import format_count
 
 
 def attach_targets(listing: Listing, data: DataConfig, reader: DatasetReader, *, needs_truth: bool) -> Listing:
@@ -89,7 +90,8 @@ def check_targets_vary(recordings: Sequence[Recording], data: DataConfig) -> Non
         values = {r.targets[number] for r in recordings}
         if len(values) == 1 and len(recordings) > 1:
             raise DataError(
-                f"data.targets.columns: {name} is {values.pop():g} in all {len(recordings)} recordings: there is "
+                f"data.targets.columns: {name} is {values.pop():g} in all "
+                f"{format_count(len(recordings), 'recording')}: there is "
                 "nothing to predict; name another column, or take more recordings"
             )
 

@@ -42,6 +42,7 @@ from eav_ray.data.synthetic.ideal_observer import (
 )
 from eav_ray.errors import ConfigError
 from eav_ray.processes import map_in_processes
+from eav_ray.words import format_count
 
 LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows: row = 2 * class + (1 if speaking)
 
@@ -361,7 +362,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     root, workers = options.pop("root"), options.pop("workers")
     spec = SyntheticSpec(**{**options, "video_size": tuple(options["video_size"])})
-    print(f"generating {spec.n_subjects} subjects with {spec.recordings_per_subject} recordings each in {root}")
+    print(
+        f"generating {format_count(spec.n_subjects, 'subject')} with "
+        f"{format_count(spec.recordings_per_subject, 'recording')} each in {root}"
+    )
     generate_dataset(
         root, spec, workers=workers, progress=lambda done, total: print(f"generated {done} of {total}", flush=True)
     )

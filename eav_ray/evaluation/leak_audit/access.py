@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from eav_ray.config import Experiment
 from eav_ray.data.splits import CROSS_SUBJECT_PROTOCOLS, Split
 from eav_ray.evaluation.leak_audit.checks import LeakCheck, describe_names, judge
+from eav_ray.words import format_count
 
 ACCESS = "access to tested subjects"  # name of a check
 MAX_ACCESS = {"source_only": 0, "unlabelled_first_n": 1, "unlabelled_block": 2, "labelled_k": 1}  # of unlabelled ones
@@ -44,5 +45,7 @@ def audit_access(experiment: Experiment, split: Split, scored: Sequence[str]) ->
         )
     used = f"by {' and '.join(settings)}" if settings else "of which nothing makes use"
     n_labelled = sum(map(len, labelled.values()))
-    detail = f"{access.access}, {used}; {n_labelled} labelled recordings of tested subjects were trained on"
+    detail = (
+        f"{access.access}, {used}; {format_count(n_labelled, 'labelled recording')} of tested subjects were trained on"
+    )
     return judge(ACCESS, "; ".join(problems), detail)

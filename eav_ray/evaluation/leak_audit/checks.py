@@ -27,7 +27,14 @@ class LeakCheck:
 
 @dataclass(frozen=True)
 class LeakAudit:
+    """All checks of one checkpoint.
+
+    Attributes:
+        commit_sha256: Of the checkpoint: the identity of what was audited.
+    """
+
     checks: tuple[LeakCheck, ...]
+    commit_sha256: str = ""
 
     @property
     def failed(self) -> bool:
@@ -40,8 +47,8 @@ class LeakAudit:
 
     @property
     def sha256(self) -> str:
-        """Of the summary as JSON, sorted keys."""
-        return sha256(json.dumps(self.summary, sort_keys=True).encode())
+        """Of the checkpoint's identity and the summary as JSON: no two checkpoints have the same."""
+        return sha256(json.dumps([self.commit_sha256, self.summary], sort_keys=True).encode())
 
     @property
     def first_failure(self) -> str:

@@ -10,6 +10,7 @@ from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
 from eav_ray.evaluation.leak_audit.checks import MAX_SHOWN_NAMES, LeakCheck, describe_names, judge, leave_open
 from eav_ray.evaluation.leak_audit.near_duplicates import MIN_STEPS, FingerprintCache, Fingerprints, find_alike_pairs
+from eav_ray.words import format_count
 
 EQUAL_WINDOWS = "equal windows in two splits"  # name of a check
 WAY_OUT = "drop one recording of each pair from the data set and preprocess again (`eav check --deep` lists all pairs)"
@@ -72,7 +73,9 @@ def audit_equal_signals_of_datasets(
             ids = test_contents.windows.ids["id"][[digest in shared for digest in digests]]
             names = describe_names(set(ids))
             return judge(EQUAL_WINDOWS, f"{len(shared)} equal signals of {m}: {names}; {WAY_OUT}", "")
-    return judge(EQUAL_WINDOWS, "", f"no signal of {len(tested_on)} recordings is among those of the training")
+    return judge(
+        EQUAL_WINDOWS, "", f"no signal of {format_count(len(tested_on), 'recording')} is among those of the training"
+    )
 
 
 def audit_near_duplicates(modality: str, tested: Fingerprints, others: Fingerprints, n_tested: int) -> LeakCheck:
@@ -94,6 +97,6 @@ def audit_near_duplicates(modality: str, tested: Fingerprints, others: Fingerpri
     pairs, most = find_alike_pairs(tested, others, threshold)
     shown = [f"{p.first} and {p.second} (correlation {p.similarity:.2f})" for p in pairs[:MAX_SHOWN_NAMES]]
     more = f" and {len(pairs) - MAX_SHOWN_NAMES} more" if len(pairs) > MAX_SHOWN_NAMES else ""
-    compared = f"{len(tested.ids)} of {n_tested} test recordings compared with {len(others.ids)} others"
+    compared = f"{len(tested.ids)} of {format_count(n_tested, 'test recording')} compared with {len(others.ids)} others"
     otherwise = f"{compared}: their fingerprints correlate by {most:.2f} at most, copies by {threshold} and more"
     return judge(name, f"alike: {', '.join(shown)}{more}; {WAY_OUT}" if pairs else "", otherwise)

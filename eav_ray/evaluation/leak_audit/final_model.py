@@ -11,6 +11,7 @@ from eav_ray.evaluation.leak_audit.origins import audit_pretrained_weights
 from eav_ray.evaluation.leak_audit.splits import audit_encoders
 from eav_ray.evaluation.leak_audit.statistics import audit_statistics
 from eav_ray.training.checkpoint_files import Checkpoint
+from eav_ray.words import format_count
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ def audit_training_side(checkpoint: Checkpoint, windows: WindowCache) -> LeakChe
         problem = f"its training side is not all that is stored: {describe_names(other)}"
     subjects = {recording.split("/")[0] for recording in split.train}
     return judge(
-        name, problem, f"{len(split.train)} recordings of {len(subjects)} subjects, which are all that there are"
+        name,
+        problem,
+        f"{format_count(len(split.train), 'recording')} of {format_count(len(subjects), 'subject')}, which are all "
+        "that there are",
     )
 
 
@@ -87,5 +91,6 @@ def audit_expected_result(checkpoint: Checkpoint, tested: Sequence[ScoredModel])
         return judge(name, f"recordings that are not of this data set: {describe_names(foreign)}", "")
     if len(scored) > len(set(scored)) or not scored:
         return judge(name, "recordings are scored more than once, or none is", "")
-    detail = f"{len(scored)} recordings, each scored once by one of {len(tested)} models that never saw its subject"
+    models = format_count(len(tested), "model")
+    detail = f"{format_count(len(scored), 'recording')}, each scored once by one of {models} that never saw its subject"
     return judge(name, "", detail)

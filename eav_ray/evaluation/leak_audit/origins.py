@@ -10,6 +10,7 @@ from eav_ray.config.digests import flatten_sections
 from eav_ray.data.splits import Split
 from eav_ray.evaluation.leak_audit.checks import LeakCheck, describe_names, judge, leave_open
 from eav_ray.storage import hash_content
+from eav_ray.words import format_count
 
 PRETRAINED_WEIGHTS, SEARCHED_VALUES = "origin of pretrained weights", "origin of searched values"  # names of checks
 
@@ -70,7 +71,7 @@ def audit_searched_values(
             return judge(SEARCHED_VALUES, problem, "")
     if own:
         chosen = [f"search {one.study} chose {_describe_values(one.checkpoints[key])}" for one in own]
-        counts = f"on inner folds of {len(own[0].seen or ())} recordings, none of which is tested"
+        counts = f"on inner folds of {format_count(len(own[0].seen or ()), 'recording')}, none of which is tested"
         return judge(SEARCHED_VALUES, "", f"{'; '.join(chosen)}, {counts}")
     flat = flatten_sections(to_dict(experiment))
     for one in searches:
@@ -85,8 +86,8 @@ def audit_searched_values(
                 )
     return leave_open(
         SEARCHED_VALUES,
-        f"none of {len(searches)} searches in the results store ended in this run; who chose its values, and by which "
-        "recordings, is not recorded",
+        f"none of {format_count(len(searches), 'search')} in the results store ended in this run; who chose its "
+        "values, and by which recordings, is not recorded",
     )
 
 

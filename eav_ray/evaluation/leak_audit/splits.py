@@ -17,6 +17,7 @@ from eav_ray.data.splits import (
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation.leak_audit.checks import LeakCheck, describe_names, judge, leave_open
 from eav_ray.training.checkpoint_files import Checkpoint
+from eav_ray.words import format_count
 
 
 def make_outer_split(items: list[LabeledRecording], e: Experiment) -> Split | None:
@@ -73,7 +74,7 @@ def audit_split(split: Split, outer: Split | None, items: Sequence[LabeledRecord
     if outer is None:
         return judge(name, "the experiment's fold cannot be made of the recordings that are stored", "")
     counts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
-    detail = f"{split.protocol} gives the same sides of {len(items)} recordings: {counts}"
+    detail = f"{split.protocol} gives the same sides of {format_count(len(items), 'recording')}: {counts}"
     if split.protocol == "adapted":
         detail = "what adapted it and what is tested are of the fold's own test side"
     return judge(name, _describe_split_difference(split, outer), detail)
@@ -113,7 +114,8 @@ def audit_selection(e: Experiment, split: Split, items: list[LabeledRecording], 
         searched = {i for one in inner for i in (*one.train, *one.validation)}
         if leaked := searched & set(split.test):
             return judge(name, f"inner folds hold test recordings: {describe_names(leaked)}", "")
-        detail += f"; {len(inner)} inner folds hold none of its {len(split.test)} test recordings"
+        tested = format_count(len(split.test), "test recording")
+        detail += f"; its inner folds ({len(inner)}) hold none of its {tested}"
     return judge(name, "", f"{detail}; the weights are those of the last epoch, {epoch}")
 
 

@@ -32,7 +32,7 @@ def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: s
     refuse_final(checkpoint, "adapted")
     trained_experiment = checkpoint.experiment
     require_classes(
-        trained_experiment.data, "`eav adapt`", "train with the person's recordings (split.protocol=within)"
+        trained_experiment.data, "`eav adapt`", "train with the person's recordings (split.protocol=within)", of=path
     )
     check_windows(experiment, checkpoint, data.index)
     if "eeg" in trained_experiment.data.modalities:

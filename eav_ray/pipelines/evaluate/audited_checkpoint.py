@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -54,7 +54,7 @@ def open_audited(evaluated: EvaluatedCheckpoint, run_audit: Callable[[Checkpoint
         DataError: It fails the audit, or is damaged.
     """
     loaded = evaluated.checkpoint.load()
-    audit_result = run_audit(loaded)
+    audit_result = replace(run_audit(loaded), commit_sha256=evaluated.checkpoint.commit_sha256)
     if audit_result.failed:
         raise DataError(
             f"{evaluated.checkpoint.path} fails the leak audit, so there is no page of it: "

@@ -10,6 +10,7 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, is_stored
 from eav_ray.errors import DataError
+from eav_ray.evaluation.compatibility import check_kind_of_outputs
 from eav_ray.evaluation.expected_result import refuse_final
 from eav_ray.pipelines.evaluate.audited_checkpoint import EvaluatedCheckpoint
 from eav_ray.pipelines.evaluate.number_limits import require_classes
@@ -62,12 +63,14 @@ def evaluate_checkpoint(
     """
     data, checkpoint = open_dataset(experiment), open_finished_checkpoint(path)
     if fit_temperature:
-        require_classes(checkpoint.experiment.data, "--temperature", NO_TEMPERATURE)
+        require_classes(checkpoint.experiment.data, "--temperature", NO_TEMPERATURE, of=checkpoint.path)
+    check_kind_of_outputs(checkpoint, data.index)
     if not is_training_dataset(experiment, checkpoint, data.index):
         require_classes(
             checkpoint.experiment.data,
             "a test on another data set",
             "predict its recordings with `eav predict` and score the table, or name the data set of the checkpoint",
+            of=checkpoint.path,
         )
         return _write_transfer_page(experiment, data, checkpoint, out)
     refuse_final(checkpoint, "tested")

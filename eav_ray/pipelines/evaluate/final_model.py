@@ -31,6 +31,7 @@ from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import plan_runs
 from eav_ray.tuning.best import read_best_record
 from eav_ray.tuning.search_space import apply_candidate
+from eav_ray.words import format_count
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _find_protocol(e: Experiment, data: Dataset, results: Store) -> Finding:
             "(--search)"
         )
     found = read_cv_result(results, name)
-    description = f"{e.split.protocol} of {len(found.fold_records)} folds"
+    description = f"{e.split.protocol} of {format_count(len(found.fold_records), 'fold')}"
     return Finding(name, description, {}, "", found.predictions, _list_tested(results, name, found.fold_records))
 
 
@@ -122,11 +123,9 @@ def _find_searched(e: Experiment, data: Dataset, results: Store) -> Finding:
         found = read_cv_result(results, name)
         searches = [f["search"] for f in found.fold_records]
         changes, count = choose_changes([(s["changes"], s["inner_score"]) for s in searches])
-        n_folds = len(found.fold_records)
-        description = (
-            f"{e.split.protocol} of {n_folds} folds, each searched on inner folds of its own training subjects"
-        )
-        choice = f"what the searches of {count} of {n_folds} folds chose, by their scores on inner folds"
+        folds = format_count(len(found.fold_records), "fold")
+        description = f"{e.split.protocol} of {folds}, each searched on inner folds of its own training subjects"
+        choice = f"what the searches of {count} of {folds} chose, by their scores on inner folds"
         return Finding(
             name, description, changes, choice, found.predictions, _list_tested(results, name, found.fold_records)
         )
@@ -163,6 +162,7 @@ def choose_changes(chosen: Sequence[tuple[dict[str, Any], float]]) -> tuple[dict
 def _describe_final_model(checkpoint: OpenedCheckpoint, data: Dataset, results: Store, finding: Finding) -> FinalModel:
     loaded = checkpoint.load()
     audit = audit_final_model(loaded, data.windows, finding.tested, read_encoder_train_ids(results, loaded))
+    audit = replace(audit, commit_sha256=checkpoint.commit_sha256)
     if audit.failed:
         raise DataError(f"{checkpoint.path} fails the leak audit: {audit.first_failure}; train it again")
     expected, split = checkpoint.metrics["expected_result"], checkpoint.split
@@ -171,7 +171,7 @@ def _describe_final_model(checkpoint: OpenedCheckpoint, data: Dataset, results: 
     settings = "settings: those of the experiment"
     if finding.choice:
         settings = f"settings: {format_changes(finding.changes)}: {finding.choice}"
-    n_trained = f"{len(split.train)} recordings of {len(subjects)} subjects"
+    n_trained = f"{format_count(len(split.train), 'recording')} of {format_count(len(subjects), 'subject')}"
     card = render_final_model_card(
         {
             "name": checkpoint.experiment.name,

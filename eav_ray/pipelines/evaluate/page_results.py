@@ -133,6 +133,7 @@ def build_results(
                 "fold": one.evaluated.fold,
                 "run": one.checkpoint.key,
                 "checkpoint": one.checkpoint.path,
+                "commit_sha256": one.checkpoint.commit_sha256,
                 "test": list(one.evaluated.test_ids),
             }
             for one in audited
@@ -140,7 +141,7 @@ def build_results(
         "audit": {
             "checks": checks,
             "outcomes": count_outcomes(str(check["outcome"]) for check in checks),
-            "sha256": sha256(json.dumps(checks, sort_keys=True).encode()),
+            "sha256": sha256(json.dumps([one.audit.sha256 for one in audited]).encode()),
         },
         "provenance": collect_provenance(trained_experiment, data.index),
     }

@@ -68,7 +68,9 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
         DataError: The data root does not hold the test recordings, or has other classes or channels.
     """
     checkpoint = open_finished_checkpoint(path)
-    require_classes(checkpoint.experiment.data, "`eav robustness`", "give a checkpoint that was trained on classes")
+    require_classes(
+        checkpoint.experiment.data, "`eav robustness`", "give a checkpoint that was trained on classes", of=path
+    )
     experiment = retarget_experiment(checkpoint.experiment, changes)
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options)
@@ -200,7 +202,8 @@ def _select_recordings(
     missing = sorted(wanted_ids - {r.id for r in listing.recordings})
     if missing:
         raise DataError(
-            f"{root} does not hold {len(missing)} of the {len(wanted_ids)} recordings that {path} is tested on (the "
+            f"{root} does not hold {len(missing)} of the {format_count(len(wanted_ids), 'recording')} that {path} is "
+            "tested on (the "
             f"first: {missing[0]}); set data.root to the data that it was trained from, or give --all to test "
             "whatever is there"
         )

@@ -6,6 +6,8 @@ is enough, or that of its last part (`3f0c`). One fold of a protocol is `KEY/FOL
 
 import contextlib
 import os
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -42,6 +44,12 @@ def shorten_key(key: str) -> str:
     """Shorten a key to what names it as well: `fusion-3f0c2a91` of `fusion-3f0c2a91b7d45e68`."""
     start, dash, last = key.rpartition("-")
     return f"{start}{dash}{last[:SHORT_KEY_LETTERS]}"
+
+
+def shorten_keys(keys: Collection[str]) -> dict[str, str]:
+    """Shorten keys as `shorten_key`, but for those that would be called as another one."""
+    counts = Counter(map(shorten_key, keys))
+    return {key: key if counts[shorten_key(key)] > 1 else shorten_key(key) for key in keys}
 
 
 def find_checkpoint(name: str, results: str | Path) -> OpenedCheckpoint:

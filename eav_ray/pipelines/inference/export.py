@@ -19,7 +19,7 @@ from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilitie
 from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
 from eav_ray.storage import io_errors, replace_file
 from eav_ray.training.checkpoint import open_finished_checkpoint
-from eav_ray.words import format_count
+from eav_ray.words import format_count, format_recordings_or_files
 
 OUTPUT_SUFFIXES = (".parquet", ".csv")
 MAX_PRINTED_FAILURES = 20  # recordings that could not be used, of those that are printed
@@ -36,12 +36,14 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
 
     Columns: `subject, recording, window` (a recording: `windows`, their number), `label`, the class that the data say;
     `predicted`; `probability.<class>` of the fusion and `<modality>.probability.<class>` of each modality, NaN where it
-    was not there; the logits that these are of, `<source>.logit_<k>`; `weight.<modality>` and `corrected.<modality>`,
-    the modality weights as they are and with the length of values considered. A recording has the means of its
-    windows' logits and weights, and the softmax of these means.
+    was not there; of several modalities also `<rule>.probability.<class>` of the rules of fusion, `mean_probability`
+    and `product`; the logits that these are of, `logit.<class>` and so on; `weight.<modality>` and
+    `corrected.<modality>`, the modality weights as they are and with the length of values considered. A recording has
+    the means of its windows' logits and weights, and the softmax of these means.
 
     Of a checkpoint that predicts numbers: `<target>`, what the data say, `predicted.<target>` of the fusion,
-    `<modality>.predicted.<target>` and `mean.predicted.<target>` in place of classes, probabilities and logits.
+    `<modality>.predicted.<target>` and, of several modalities, `mean.predicted.<target>` in place of classes,
+    probabilities and logits.
 
     Args:
         changes: Of the checkpoint's experiment: `data.root` and what else differs.
@@ -71,7 +73,8 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
 
         failed = (predict_shards if shards else predict_recordings)(experiment, checkpoint, write_windows)
         if not recordings.n_windows:
-            raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
+            what = format_recordings_or_files(len(failed))
+            raise DataError(f"none of {what} can be predicted; the first: {failed[0]}")
         recording_table = name_outputs(recordings.compute_means())
         recording_writer.add(recording_table)
     n_windows = recordings.n_windows
@@ -81,7 +84,7 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
     if note := describe_training_recordings(experiment, checkpoint, ids):
         lines.append(f"warning: {note}")
     if failed:
-        what = "1 recording or file" if len(failed) == 1 else f"{len(failed)} recordings or files"
+        what = format_recordings_or_files(len(failed))
         lines += [f"{what} could not be used:", *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES])]
         lines += [f"  and {len(failed) - MAX_PRINTED_FAILURES} more"] if len(failed) > MAX_PRINTED_FAILURES else []
     return ExportResult(recording_table, "\n".join(lines))

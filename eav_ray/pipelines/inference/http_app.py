@@ -35,6 +35,7 @@ from eav_ray.evaluation.predictor import Predictor, join_reasons
 from eav_ray.evaluation.subject_measurement import SubjectMeasurement
 from eav_ray.pipelines.inference.auth import TokenAuthMiddleware, encode_json, make_json_response
 from eav_ray.pipelines.inference.streamed_subject import StreamedSubject
+from eav_ray.words import format_count
 
 POLL_INTERVAL_S = 0.1
 MAX_PARTS = 16  # of a form: the modalities and the subject
@@ -189,8 +190,8 @@ class PredictionService:
         if p.access.access != "unlabelled_block" and earlier.n_recordings >= p.access.access_recordings:
             raise RequestError(
                 422,
-                f"{earlier.n_recordings} recordings of the subject are measured, as many as split.access_recordings "
-                "lets count; predict by them",
+                f"{format_count(earlier.n_recordings, 'recording')} of the subject are measured, as many as "
+                "split.access_recordings lets count; predict by them",
             )
         found, not_used = p.measure_upload(upload)
         if not found.sums:

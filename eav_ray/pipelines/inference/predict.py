@@ -32,6 +32,7 @@ from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.metrics import holds_numbers, is_averaged_column
 from eav_ray.training.subject_statistics import FeatureSums, SubjectMoments, select_accessible_recordings
+from eav_ray.words import format_count
 
 BATCH_SIZE = 32
 
@@ -163,8 +164,8 @@ def _describe_unknown(experiment: Experiment, listing: Listing) -> str:
         what, how = ", ".join(data.targets.names), "NaN"
     if not n_unknown:
         return ""
-    n_recordings = len(listing.recordings)
-    return f"{data.root}: {what} of {n_unknown} of {n_recordings} recordings is not known, and {how} in the table"
+    recordings = format_count(len(listing.recordings), "recording")
+    return f"{data.root}: {what} of {n_unknown} of {recordings} is not known, and {how} in the table"
 
 
 def print_note(note: str) -> None:

@@ -13,10 +13,11 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from eav_ray.distributed.ray_workarounds import SERVE_CALLBACK_VARIABLE
+from eav_ray.distributed.ray_workarounds import SERVE_CALLBACK_VARIABLE, SERVE_NO_ROUTE_TEXTS
 from eav_ray.pipelines.inference.auth import TokenAuthMiddleware, hash_token, make_json_response, read_token
 from eav_ray.pipelines.inference.http_app import Limits
 
+NO_ROUTE = "nothing is served here: a model that is being loaded will be soon, others are under another --route"
 LIVENESS_PATH = "/-/healthz"  # of Ray Serve: "success", or why not, without a name of anything
 # In the environment of the proxy: `hash_token` of the token, or else the file that holds the token.
 DIGEST_VARIABLE, TOKEN_FILE_VARIABLE = "EAV_RAY_SERVE_DIGEST", "EAV_RAY_SERVE_TOKEN_FILE"
@@ -63,7 +64,8 @@ class ProxyGuard:
         await self._guarded(scope, receive, send)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size, has_failed = 0, False
+        size, has_failed, has_no_route = 0, False, False
+        held: list[Message] = []  # the beginning of an answer that may be Ray Serve's own
 
         async def receive_limited() -> Message:
             nonlocal size
@@ -72,14 +74,23 @@ class ProxyGuard:
             return {"type": "http.disconnect"} if size > self._max_bytes else message
 
         async def send_checked(message: Message) -> None:
-            nonlocal has_failed
+            nonlocal has_failed, has_no_route
             has_failed = has_failed or message.get("status") == 500
-            if not has_failed:
-                await send(message)
+            if message.get("status") == 404:
+                held.append(message)
+                return
+            if held and all(text in message.get("body", b"") for text in SERVE_NO_ROUTE_TEXTS):
+                has_no_route = True
+            if not has_failed and not has_no_route:
+                for earlier in (*held, message):
+                    await send(earlier)
+            held.clear()
 
         await self._app(scope, receive_limited, send_checked)
         if has_failed:  # Ray Serve's word for it is a traceback
             await make_json_response({"error": "the replica ended; try again"}, 503)(scope, receive, send)
+        if has_no_route:
+            await make_json_response({"error": f"{scope['path']}: {NO_ROUTE}"}, 404)(scope, receive, send)
 
 
 def make_middlewares() -> list[Middleware]:

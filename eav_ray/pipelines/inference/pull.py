@@ -110,8 +110,8 @@ def _find_only_model(results: Store) -> NamedModel:
     finished = [study for study in studies if read_best_record(results, study) is not None]
     if len(finished) > 1:
         raise ConfigError(
-            f"{results} has {len(finished)} searches; name one, for example `eav pull {results} {finished[0]}`: "
-            f"{', '.join(finished)}"
+            f"{results} has {format_count(len(finished), 'search')}; name one, for example `eav pull {results} "
+            f"{finished[0]}`: {', '.join(finished)}"
         )
     if finished:
         return NamedModel("searches", finished[0])

@@ -19,6 +19,7 @@ from eav_ray.data.shards.content import (
     list_sources,
     stat_file,
 )
+from eav_ray.words import format_count
 
 HEAD_BYTES = 2**16  # by which files of equal size are told apart before they are read as a whole
 MAX_SHOWN = 8  # recordings in a line
@@ -138,8 +139,8 @@ def summarize_duplicates(duplicates: Sequence[Duplicate]) -> str:
     rows = len({r.id for one in duplicates for r in one.recordings})
     example = " and ".join(r.id for r in duplicates[0].recordings[:2])
     return (
-        f"{rows} recordings share a file or its bytes with another (such as {example}): on two sides of a split they "
-        "are a leak; `eav check` lists them"
+        f"{format_count(rows, 'recording')} share a file or its bytes with another (such as {example}): on two sides "
+        "of a split they are a leak; `eav check` lists them"
     )
 
 

@@ -33,6 +33,7 @@ from eav_ray.pipelines.preprocess.chunks import Chunk, hash_listing, plan_chunks
 from eav_ray.pipelines.preprocess.duplicates import Duplicate, find_duplicates
 from eav_ray.storage import LOCK, Store, list_package_versions
 from eav_ray.tracking.progress import open_progress_bar
+from eav_ray.words import format_count
 
 CHANGED = (
     "it was changed while this job ran, so the recording is left out; give the command again once nobody writes to it"
@@ -132,7 +133,8 @@ def _check_problem_policy(experiment: Experiment, problems: tuple[Problem, ...])
     if problems and experiment.preprocessing.on_bad == "fail":
         first = problems[0]
         raise DataError(
-            f"{len(problems)} problems, and preprocessing.on_bad=fail; the first: {first.file or first.subject}: "
+            f"{format_count(len(problems), 'problem')}, and preprocessing.on_bad=fail; the first: "
+            f"{first.file or first.subject}: "
             f"{first.reason}. `eav check` lists those that names and labels show; preprocessing.on_bad=partial keeps "
             "what can be used of such recordings, drop leaves them out"
         )

@@ -21,6 +21,7 @@ from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.search_page import render_search_page
 from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate
+from eav_ray.words import format_count
 
 
 def search_experiment(experiment: Experiment) -> SearchResult:
@@ -55,7 +56,11 @@ def run_search(plan: SearchPlan, data: Dataset) -> SearchResult:
         train_all_runs(plan.experiment, plan.encoder_runs, data, title="train encoders")
     with plan.lock() as plan:
         ranked = rank_candidates(plan, data)
-        title = "refit the best candidate" if len(ranked) == 1 else f"refit the best {len(ranked)} candidates"
+        title = (
+            "refit the best candidate"
+            if len(ranked) == 1
+            else f"refit the best {format_count(len(ranked), 'candidate')}"
+        )
         prefixes = train_all_runs(plan.experiment, [run for one in ranked for run in one.runs], data, title=title)
         best = plan.store.write_best(ranked, prefixes)
     record_latest(plan.store.results, "searches", plan.study_name)
@@ -81,7 +86,8 @@ def rank_candidates(plan: SearchPlan, data: Dataset) -> list[RankedCandidate]:
             ranked[runs[-1].key] = RankedCandidate(candidate, score, runs)
     if not ranked:
         raise DataError(
-            f"not one of {study.n_asked} candidates has a score; see {store.results}/{store.candidates_file}"
+            f"not one of {format_count(study.n_asked, 'candidate')} has a score; see "
+            f"{store.results}/{store.candidates_file}"
         )
     html = render_search_page(plan.study_name, store.read_candidates(), study.compute_importances(), e.search)
     store.results.write(f"{store.folder}/search.html", html.encode())

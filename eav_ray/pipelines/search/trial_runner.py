@@ -61,8 +61,9 @@ def run_candidates(plan: SearchPlan, data: Dataset, study: StudyClient) -> None:
     rows = store.read_completed_rows(study)
     if missing := set(study.completed()) - {row["candidate"] for row in rows}:
         raise DataError(
-            f"the study {study.name} has {len(missing)} candidates of which {store.results}/{store.candidates_file} "
-            "knows nothing: they were searched with another store.results; use that one, or another search.storage"
+            f"the study {study.name} has {format_count(len(missing), 'candidate')} of which {store.results}/"
+            f"{store.candidates_file} knows nothing: they were searched with another store.results; use that one, or "
+            "another search.storage"
         )
     left = study.n_candidates - len(study.completed())
     if left <= 0:

@@ -107,18 +107,21 @@ def format_holdings(found: Holdings, experiment: Experiment, *, deleted: bool, m
         lines += _shorten(names)
     if r.models and not models:
         lines.append(
-            f"{len(r.models)} models and searches know {found.subject}, and stay: faces and voices are biometric data, "
-            "and a model may give them away; --models deletes these too, and they are trained again without them"
+            f"models and searches that know {found.subject} stay, {len(r.models)} in all: faces and voices are "
+            "biometric data, and a model may give them away; --models deletes these too, and they are trained again "
+            "without them"
         )
         lines += _shorten([f"{name}: {how}" for name, how in r.models.items()])
     if r.unknown:
-        lines.append(f"{len(r.unknown)} files name {found.subject} that no command is known to have written; they stay")
+        lines.append(
+            f"files that name {found.subject} and that no command is known to have written stay: {len(r.unknown)}"
+        )
         lines += _shorten(r.unknown)
     if r.adapted:
-        lines.append(f"{len(r.adapted)} models were adapted from others, which may know {found.subject}; they stay")
+        lines.append(f"models that were adapted from others, which may know {found.subject}, stay: {len(r.adapted)}")
         lines += _shorten(r.adapted)
     if r.tested:
-        lines.append(f"{len(r.tested)} models were not trained on {found.subject}, and name them on their test side")
+        lines.append(f"models that were not trained on {found.subject} name them on their test side: {len(r.tested)}")
     others = sorted(s.other_roots | r.other_roots)
     if others:
         lines.append(f"left alone, another data set with a {found.subject}: data.root={', '.join(others)}")

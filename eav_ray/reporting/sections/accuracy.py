@@ -4,6 +4,7 @@ from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
 from eav_ray.reporting.formatting import PUBLISHED_LABEL, TEST_COLUMNS, format_interval, format_percent, format_points
 from eav_ray.reporting.html import Drawing, Note, Part, Section, build_table
+from eav_ray.words import format_count
 
 CLAIM_NOTE = (
     "To help, a trained fusion has to beat the best single modality and the better of the two rules that train "
@@ -26,7 +27,9 @@ def build_accuracy(results: ResultsTree) -> Section:
         *UNIT_COLUMNS,
     ]
     n_subjects = accuracy["n_subjects"]
-    intervals = f"intervals by Student's t over {n_subjects} people, each with the mean of their recordings"
+    intervals = (
+        f"intervals by Student's t over {format_count(n_subjects, 'person')}, each with the mean of their recordings"
+    )
     if n_subjects == 1:
         intervals = "no intervals: recordings of one person say nothing of other people"
     sentences = [
@@ -68,7 +71,7 @@ def build_subjects(results: ResultsTree) -> Section:
     has_reference, main_source = any("reference" in r for r in rows), sources[-1]
     columns = [("subject", "subject", ""), ("recordings", "recordings", ""), *((s, s, format_percent) for s in sources)]
     caption = (
-        f"{main_source} of {len(rows)} people, from {format_percent(rows[0][main_source])} to "
+        f"{main_source} of {format_count(len(rows), 'person')}, from {format_percent(rows[0][main_source])} to "
         f"{format_percent(rows[-1][main_source])} %."
     )
     if has_reference:

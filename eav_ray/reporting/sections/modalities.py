@@ -4,6 +4,7 @@ from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
 from eav_ray.reporting.formatting import apply_format
 from eav_ray.reporting.html import Drawing, Folded, Note, Section, Table, build_table
+from eav_ray.words import format_count
 
 
 def build_modality_weights(results: ResultsTree) -> Section:
@@ -14,7 +15,7 @@ def build_modality_weights(results: ResultsTree) -> Section:
     )
     notes = [Note("A weight says where attention went, not what the answer rests on: see ablation and robustness.")]
     tests = [
-        f"{m}: p = {apply_format(one['p'], '.3g')}, {one['n_subjects']} people"
+        f"{m}: p = {apply_format(one['p'], '.3g')}, {format_count(one['n_subjects'], 'person')}"
         for m, one in weights["classes_differ"].items()
     ]
     if tests:

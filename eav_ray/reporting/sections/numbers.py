@@ -15,6 +15,7 @@ from eav_ray.reporting.number_tables import (
     list_score_notes,
     list_score_rows,
 )
+from eav_ray.words import format_count
 
 MAX_DRAWN_POINTS = 2_000  # recordings of all targets that are drawn one by one; more become pixels
 SCORES_NOTE = (
@@ -55,7 +56,8 @@ def describe_number_result(results: ResultsTree) -> str:
             part += f" against {format_error(constant['rmse']['mean'])} of a constant prediction"
         parts.append(part + (" (the interval of its CCC holds 0)" if main["within_chance"] else ""))
     return (
-        f"{main_source}, {'; '.join(parts)}. Over {scores['recordings']} recordings of {scores['n_subjects']} people "
+        f"{main_source}, {'; '.join(parts)}. Over {format_count(scores['recordings'], 'recording')} of "
+        f"{format_count(scores['n_subjects'], 'person')} "
         f"{results['separation']}; access to them {results['access']['level']}."
     )
 
@@ -94,7 +96,8 @@ def _describe_spread(target: ResultsTree) -> str:
     if spread is None:
         return "No recording has a target."
     low, high, mean, sd = (format_error(spread[key]) for key in ("low", "high", "mean", "sd"))
-    return f"The true numbers of {target['n_known']} recordings lie from {low} to {high}, mean {mean}, SD {sd}."
+    known = format_count(target["n_known"], "recording")
+    return f"The true numbers of {known} lie from {low} to {high}, mean {mean}, SD {sd}."
 
 
 def _capitalize(text: str) -> str:
@@ -132,7 +135,8 @@ def build_number_subjects(results: ResultsTree) -> Section:
         target = results["scores"]["targets"][name]
         sources = [s for s in target["sources"] if s != CONSTANT_SOURCE]
         measure = "ccc" if target["level"] == "within" else "rmse"
-        caption = f"{name}: {number_figures.TITLES[measure]} of {sources[-1]} of {len(rows)} people, the best first."
+        people = format_count(len(rows), "person")
+        caption = f"{name}: {number_figures.TITLES[measure]} of {sources[-1]} of {people}, the best first."
         parts.append(Drawing(number_figures.plot_number_subjects(rows, sources, measure), caption))
         parts.append(Folded(f"{name}: all people", build_table(map(_flatten, rows), _list_subject_columns(sources))))
     return Section("People", parts)

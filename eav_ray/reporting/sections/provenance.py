@@ -41,7 +41,7 @@ def build_leak_audit(results: ResultsTree) -> Section:
     note = Note(
         "Derived again from each checkpoint's own split.json, its weights and the content of the windows. A run that "
         f"fails has no page. {describe_outcomes(audit['outcomes'])}"
-        f"{', which is not a pass' if n_open else ''}. sha256 of the summary: {audit['sha256']}."
+        f"{', which is not a pass' if n_open else ''}. sha256 of the checkpoints and what was found: {audit['sha256']}."
     )
     return Section("Leak audit", [note, Table(["check", "checkpoints", "detail"], rows, left=True)])
 

@@ -15,7 +15,7 @@ from eav_ray.evaluation.robustness import MIN_USABLE_SHARE, NOT_TESTABLE
 from eav_ray.reporting.figures import choose_color, make_panels
 from eav_ray.reporting.formatting import apply_format, format_bounds, format_interval, format_short_percent
 from eav_ray.reporting.html import Drawing, Section, Table, build_table
-from eav_ray.words import format_recordings
+from eav_ray.words import format_count, format_recordings
 
 # Of what combines modalities.
 LINE_STYLES: dict[str, Any] = {"fusion": "-", "mean_probability": (0, (1, 1)), "product": "--"}
@@ -108,14 +108,14 @@ def describe_weight_changes(results: ResultsTree) -> str:
     ]
     for verdict in [v for v in kinds_by_verdict if v not in forms]:  # too few people
         counted = [
-            f"{c['kind']} (lower in {c['n_worse']} of {c['n_subjects']} people)"
+            f"{c['kind']} (lower in {c['n_worse']} of {format_count(c['n_subjects'], 'person')})"
             for c in measured
             if c["verdict"] == verdict
         ]
         clauses.append(f"{verdict}: {', '.join(counted)}")
     test = "Wilcoxon's signed-rank test with Holm's correction"
     if measured:
-        test += f", paired over {measured[0]['n_subjects']} people"
+        test += f", paired over {format_count(measured[0]['n_subjects'], 'person')}"
     return f"{'; '.join(clauses)}. {test}."
 
 

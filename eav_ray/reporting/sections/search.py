@@ -16,6 +16,7 @@ from eav_ray.reporting.figures import add_legend, make_axes
 from eav_ray.reporting.formatting import format_value
 from eav_ray.reporting.html import Drawing, Section, Table, build_table
 from eav_ray.training.run_spec import SELECTION_METRIC
+from eav_ray.words import format_count
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def _describe_history(candidates: pd.DataFrame, score: CandidateScore) -> str:
     best = finished_scores.idxmax()
     low, high = format(finished_scores.min(), score.form), format(finished_scores.max(), score.form)
     score_range = f"from {low} to {high}{score.unit}"
-    return f"Scores of {len(finished_scores)} finished candidates, {score_range}; the best is number {best}."
+    finished = format_count(len(finished_scores), "finished candidate")
+    return f"Scores of {finished}, {score_range}; the best is number {best}."
 
 
 def _plot_history(candidates: pd.DataFrame, score: CandidateScore) -> Figure:

@@ -357,7 +357,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], BIDSData, str]] = {
     "no label": (
         lambda r: None,
         BIDSData(),
-        r"data.bids.label is empty; set it to one of participants.age, .*events.trial_type, events.value$",
+        r"data.bids.label is empty; set it to one of participants.age, .*, events.value; training needs labels",
     ),
     "no participants": (
         lambda r: remove(r / "participants.tsv"),

@@ -222,7 +222,7 @@ def test_eeg_is_read_in_every_type_of_number(tmp_path: Path, dtype: type) -> Non
         (make_signal() * 1j, r"seg is an array of complex numbers; save real\(seg\) instead"),
         (make_signal()[:0], "seg is empty"),
         (np.array([[make_signal()]], object), r"seg is a cell array; save cell2mat\(seg\)"),
-        (scipy.sparse.csc_matrix(make_signal()[:, :, 0]), "holds 1 recordings, but the label matrix 6"),
+        (scipy.sparse.csc_matrix(make_signal()[:, :, 0]), "holds 1 recording, but the label matrix 6"),
     ],
 )
 def test_eeg_in_another_form_says_how_to_save_it(tmp_path: Path, values: Any, words: str) -> None:
@@ -298,7 +298,10 @@ def test_the_experiment_gets_only_recordings_that_it_can_use(tmp_path: Path) -> 
         DataConfig(root=str(tmp_path), modalities=("audio",), tasks=("speaking", "listening"))
     )
     assert keys(listing) == ["001", "003", "006"]
-    assert [(p.recording, p.reason) for p in listing.problems][-1] == ("004", "has none of audio; left out")
+    assert [(p.recording, p.reason) for p in listing.problems][-1] == (
+        "004",
+        "no audio file begins with 004_; has none of audio; left out",
+    )
 
 
 def test_a_root_and_modalities_are_checked() -> None:

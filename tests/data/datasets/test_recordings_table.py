@@ -73,6 +73,8 @@ def test_parquet_and_csv_read_alike(media: Path) -> None:
         ("1,q,,a.wav,", "no label", ["1/x", "1/w"]),
         (",q,happy,a.wav,", "no subject", ["1/x", "1/w"]),
         ("1,q,happy,,", "no file of audio, video", ["1/x", "1/w"]),
+        ("1,q,happy,none.wav,", "does not exist; .*no file of audio, video; left out", ["1/x", "1/w"]),
+        ("1,q,happy,none.wav,b.mp4", "audio file does not exist; .*video file does not exist; .*left", ["1/x", "1/w"]),
         ("lab/P1,q,happy,a.wav,", r"row 3: subject is 'lab/P1'; .* must not contain", ["1/x", "1/w"]),
         ("..,q,happy,a.wav,", r"row 3: subject is '\.\.'; .* must not contain", ["1/x", "1/w"]),
         ("1,a\\b,happy,a.wav,", r"row 3: recording is 'a\\\\b'; .* must not contain", ["1/x", "1/w"]),
@@ -87,7 +89,23 @@ def test_a_row_that_cannot_be_used_is_named(media: Path, row: str, words: str, k
 
 def test_a_recording_without_a_label_is_told_that_training_needs_one(media: Path) -> None:
     (problem,) = RecordingsTable(write(media, "1,x,happy,a.wav,", "1,q,,a.wav,")).scan().problems
-    assert "row 2 has no label" in problem.reason and "training needs it" in problem.reason
+    assert "row 2 has no label" in problem.reason and "training needs labels" in problem.reason
+
+
+def test_a_missing_table_is_told_which_columns_it_needs(tmp_path: Path) -> None:
+    data = DataConfig(dataset="recordings_table", root=str(tmp_path / "none.csv"))
+    with pytest.raises(DataError, match="none.csv is missing; set data.root to .* with subject, recording, label$"):
+        RecordingsTable.open(data)
+    with pytest.raises(DataError, match="none.csv is missing; set data.root to .* with subject, recording$"):
+        RecordingsTable.open_unlabelled(data)
+
+
+def test_a_recording_without_a_file_of_its_modalities_is_one_problem(media: Path) -> None:
+    path = write(media, "1,x,happy,a.wav,", "1,w,sad,a.wav,a.mp4", "1,q,happy,none.wav,a.mp4", "1,r,sad,,a.mp4")
+    _, listing = registry.scan_dataset(DataConfig(dataset="recordings_table", root=path, modalities=("audio",)))
+    assert [r.id for r in listing.recordings] == ["1/x", "1/w"]
+    assert [(p.recording, "does not exist" in p.reason) for p in listing.problems] == [("q", True), ("r", False)]
+    assert all(p.reason.endswith("has none of audio; left out") for p in listing.problems)
 
 
 def test_spaces_in_the_header_do_not_make_numbers_of_names(media: Path) -> None:
@@ -104,6 +122,10 @@ def test_spaces_in_the_header_do_not_make_numbers_of_names(media: Path) -> None:
 def test_a_missing_column_is_refused_with_the_nearest(media: Path) -> None:
     with pytest.raises(DataError, match=r'has no column label; it has .*did you mean "labels"\?'):
         RecordingsTable(write(media, "1,x,happy,a.wav", header="subject,recording,labels,audio"))
+    with pytest.raises(DataError, match="training needs labels or numbers, `eav predict` does not"):
+        RecordingsTable(write(media, "1,x,a.wav", header="subject,recording,audio"))
+    with pytest.raises(DataError, match="no row with a label; .*training needs labels or numbers, `eav predict` does"):
+        RecordingsTable(write(media, "1,x,,a.wav,"))
     with pytest.raises(DataError, match="none of the columns eeg, audio, video"):
         RecordingsTable(write(media, "1,x,happy,a.wav", header="subject,recording,label,sound"))
 
@@ -216,7 +238,7 @@ def test_marks_of_empty_cells_are_no_class_and_no_file(media: Path, mark: str) -
     assert table.classes == ("calm",)
     assert [(r.recording, r.video, r.order) for r in listing.recordings] == [("x", None, 0)]
     assert [p.reason for p in listing.problems] == [
-        f"row 2 has no label ({mark} means empty); fill it in: training needs it, eav predict does not"
+        f"row 2 has no label ({mark} means empty); fill it in: training needs labels or numbers, `eav predict` does not"
     ]
 
 

@@ -390,6 +390,6 @@ def test_recordings_are_predicted_without_labels(tmp_path: Path) -> None:
     assert [r.label for r in listing.recordings[:4]] == [-1, -1, 1, 0]
     problems = scan(e).problems
     assert [p.reason for p in problems] == [
-        "row 1 has no label; fill it in: training needs it, eav predict does not",
-        "row 2 has no label (NA means empty); fill it in: training needs it, eav predict does not",
+        "row 1 has no label; fill it in: training needs labels or numbers, `eav predict` does not",
+        "row 2 has no label (NA means empty); fill it in: training needs labels or numbers, `eav predict` does not",
     ]

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from eav_ray.config import Experiment, override, to_dict
 from eav_ray.data.datasets.eav import EAV
 from eav_ray.data.io import parquet
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_subject
 from eav_ray.errors import DataError
-from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint, EvaluatedCheckpoint
+from eav_ray.evaluation.leak_audit.checks import LeakAudit, LeakCheck
+from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint, EvaluatedCheckpoint, open_audited
 from eav_ray.pipelines.evaluate.page_results import PageInfo
 from eav_ray.pipelines.evaluate.page_scores import ClassScores
 from eav_ray.pipelines.evaluate.related_results import (
@@ -44,6 +46,16 @@ def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, recomputed"):
         write_results_page(here, data, [fold], PageInfo("t", "a", "b", "loso"), str(tmp_path / "page"))
     assert not (tmp_path / "page").exists()
+
+
+def test_the_hash_of_an_audit_is_of_one_checkpoint_even_where_checks_say_the_same(tmp_path: Path) -> None:
+    results, found = Store(tmp_path), LeakAudit((LeakCheck("split", "passed", "as planned"),))
+    hashes = []
+    for weights in (torch.zeros(2), torch.ones(2), torch.zeros(2)):
+        opened = save_checkpoint(results, make_checkpoint(Experiment(), key="run", weights={"w": weights}))
+        evaluated = EvaluatedCheckpoint(1, opened, ("b/1",), draw_predictions())
+        hashes.append(open_audited(evaluated, lambda _: found).audit.sha256)
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ import pytest
 from eav_ray.config import Experiment
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.pipelines.inference.checkpoint_names import find_checkpoint, record_latest, shorten_key
-from eav_ray.pipelines.inference.store_listing import format_models
 from eav_ray.pipelines.train.fold_records import FOLDS_FORMAT
 from eav_ray.storage import Store, encode_documents
-from tests.helpers.checkpoints import change_state, make_checkpoint, save_checkpoint, write_best, write_finished
+from tests.helpers.checkpoints import make_checkpoint, save_checkpoint, write_best, write_finished
 
 FUSION, ENCODER = "fusion-3f0c2a91b7d45e68", "encoder-3f11111111111111"
 STUDY, PROTOCOL = "faces-aa00000000000000", "faces-bb00000000000000"
@@ -154,23 +153,3 @@ def test_a_relative_name_in_a_submitted_job_says_where_it_was_looked_for(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(DataError, match="a submitted job runs in a temporary copy of the folder, so give an absolute"):
         find_checkpoint("best", store.root)
-
-
-def test_all_that_has_a_name_is_listed_without_what_others_were_built_on(store: Store) -> None:
-    built = make_checkpoint(Experiment(), key="fusion-cc")
-    save_checkpoint(store, change_state(built, encoder_keys={"eeg": ENCODER}))
-    store.write("searches/open-1/journal.log", b"")
-    store.write("protocols/half-1/lock", b"")
-    store.write("runs/left-1/lock", b"")
-    record_latest(store, "runs", FUSION)
-    lines = format_models(store.root).splitlines()
-    found = {line.split()[0]: line for line in lines}
-    assert lines[0].split() == ["name", "what", "score", "model"]
-    assert "search" in found[STUDY] and "0.7500" in found[STUDY] and "candidate 3" in found[STUDY]
-    assert "2 folds, each with a model" in found[PROTOCOL]
-    assert "training" in found[FUSION] and "fold 0 of loso" in found[FUSION]
-    assert ENCODER not in found
-    for name in ("open-1", "half-1", "left-1"):
-        assert "not finished" in found[name]
-    assert lines[-1] == f"latest: {FUSION} (training)"
-    assert "trainings more; --top lists so many" in format_models(store.root, top=1)

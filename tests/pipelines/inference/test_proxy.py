@@ -50,6 +50,9 @@ class FakeServe:
                 while (message := await receive())["type"] == "http.request" and message["more_body"]:
                     kept.append(message["body"])
                 await PlainTextResponse(message["type"])(scope, receive, send)
+            case "/elsewhere":
+                text = "Path '/elsewhere' not found. Ping http://.../-/routes for available routes."
+                await PlainTextResponse(text, 404)(scope, receive, send)
             case "/dead":
                 await PlainTextResponse("Traceback: the replica /home/me died", 500)(scope, receive, send)
             case _:
@@ -182,6 +185,13 @@ def test_a_body_that_is_too_long_is_not_kept(server: int) -> None:
 def test_a_replica_that_ends_is_told_in_a_line(server: int) -> None:
     status, body = ask(server, b"GET /dead HTTP/1.1\r\n" + BEARER)
     assert status == 503 and json.loads(body) == {"error": "the replica ended; try again"}
+
+
+def test_a_path_without_a_model_is_told_in_a_line_and_the_model_in_its_own_words(server: int) -> None:
+    status, body = ask(server, b"GET /elsewhere HTTP/1.1\r\n" + BEARER)
+    assert status == 404 and json.loads(body)["error"].startswith("/elsewhere: nothing is served here: a model that is")
+    status, body = ask(server, b"GET /nosuch HTTP/1.1\r\n" + BEARER)
+    assert status == 404 and "there are GET /health" in json.loads(body)["error"]
 
 
 def test_more_connections_than_there_is_room_for_are_closed_at_once(
