@@ -16,6 +16,7 @@ from eav_ray.data.modalities.registry import get_modality
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.expected_result import format_expected_result, get_expected_result
 from eav_ray.evaluation.results_tree import ResultsTree
+from eav_ray.pipelines.inference.export_onnx import export_graphs
 from eav_ray.reporting.hub_card import render_hub_card
 from eav_ray.reporting.results_page import RESULTS_FORMAT
 from eav_ray.storage import Store, encode_documents, io_errors
@@ -67,6 +68,7 @@ def export_checkpoint(checkpoint: OpenedCheckpoint, to: str, *, results: str = "
     description = describe_model(loaded, checkpoint.commit_sha256, has_onnx=onnx)
     preprocessing = {"format": CONFIG_FORMAT, "preprocessing": to_dict(published)["preprocessing"]}
     files |= encode_documents({"config": description, "preprocessing": preprocessing})
+    files |= export_graphs(loaded, description) if onnx else {}
     starting_weights = loaded.metrics.get(STARTING_WEIGHTS) or describe_starting_weights(loaded.experiment)
     trained_on = _count_training_recordings(loaded)
     tested = _read_results(Store(results), loaded.state.key) if results else None
