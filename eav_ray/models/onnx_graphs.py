@@ -30,6 +30,7 @@ from eav_ray.models.encoders.base import (
 
 EXAMPLE_WINDOWS = 3  # the exporter takes the axis of windows for fixed where there is one
 PRESENT = "present"
+NOISY_LOGGERS = ("torch.onnx", "onnx_ir", "onnxscript")  # of the exporter, on its own ways and on other libraries
 ENCODER_OUTPUTS, FUSION_OUTPUTS = ("tokens", "mask", "pooled", "logits"), ("logits", "weights", "corrected")
 
 
@@ -163,9 +164,10 @@ def _export(
 ) -> bytes:
     batch = torch.export.Dim.DYNAMIC
     shapes: Any = ({0: batch}, tuple({0: batch} for _ in inputs[1:]))
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it lists operators of libraries that are not installed
+    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the exporter's own ways
@@ -183,6 +185,7 @@ def _export(
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ConfigError(f"{what} cannot be written as ONNX ({reason}); export without --onnx") from None
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     assert program is not None
     return program.model_proto.SerializeToString()
