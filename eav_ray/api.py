@@ -20,7 +20,8 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import predictor
 from eav_ray.evaluation.expected_result import get_expected_result
 from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
-from eav_ray.prediction import Prediction, make_prediction
+from eav_ray.evaluation.window_predictor import join_reasons
+from eav_ray.prediction import Prediction, make_recording_prediction
 from eav_ray.reading import read_epochs, read_predictions, read_results, read_windows
 
 if TYPE_CHECKING:  # the functions that need Ray import it when they are called
@@ -301,7 +302,7 @@ class Predictor:
             reasons |= not_measured
         if not any(total.has(m) for m in self.normalised):
             n_windows = max(total.n_windows.values(), default=0)
-            described = predictor.join_reasons(reasons)
+            described = join_reasons(reasons)
             raise DataError(
                 f"the recordings have {n_windows} windows by which the person can be measured; at least {MIN_WINDOWS} "
                 f"that differ are needed{f' ({described})' if described else ''}"
@@ -373,12 +374,7 @@ class Predictor:
             features=features,
             features_hz=features_hz,
         )
-        tree = self._predictor.predict_upload(upload, self._make_limits(), self._measurement)
-        if not tree["windows"]:
-            reasons = predictor.join_reasons(tree["not_used"])
-            raise DataError(f"nothing of this recording can be used ({reasons})")
-        windows = tuple(make_prediction(window, {}, ()) for window in tree["windows"])
-        return make_prediction(tree, tree["not_used"], windows)
+        return make_recording_prediction(self._predictor.predict_upload(upload, self._make_limits(), self._measurement))
 
     def _make_upload(self, **given: Any) -> Upload:
         return make_upload(**given, known_eeg_names=self.eeg_channels, feature_names=self._predictor.feature_names)

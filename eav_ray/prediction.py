@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from eav_ray.errors import DataError
 from eav_ray.evaluation.predicted_numbers import name_value_column
 from eav_ray.evaluation.probabilities import PREDICTED_COLUMN, name_probability_column
+from eav_ray.evaluation.window_predictor import join_reasons
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,15 @@ def make_prediction(tree: Mapping[str, Any], not_used: dict[str, str], windows: 
         start_s=tree.get("start_s", 0),
         windows=windows,
     )
+
+
+def make_recording_prediction(tree: Mapping[str, Any]) -> Prediction:
+    """Make the prediction of a recording of what `predict_upload` says of it.
+
+    Raises:
+        DataError: Nothing of it can be used.
+    """
+    if not tree["windows"]:
+        raise DataError(f"nothing of this recording can be used ({join_reasons(tree['not_used'])})")
+    windows = tuple(make_prediction(window, {}, ()) for window in tree["windows"])
+    return make_prediction(tree, tree["not_used"], windows)

@@ -213,7 +213,7 @@ def test_every_command_of_a_page_is_taken(path: Path, words: list[str], monkeypa
     changes = parse_changes([word for word in given if "=" in word])
     named = [word for word in given if "=" not in word]
     assert len(named) == {"withdraw": 2}.get(words[0], 1) or words[0] in ("demo", "keys", "pull")
-    is_checkpoint_or_store = words[0] in ("predict", "serve", "robustness", "pull")
+    is_checkpoint_or_store = words[0] in ("predict", "serve", "robustness", "pull", "export")
     experiment = (
         override(Experiment(), changes)
         if is_checkpoint_or_store

@@ -16,6 +16,7 @@ from eav_ray.cli.baseline import baseline
 from eav_ray.cli.check import check
 from eav_ray.cli.demo import demo
 from eav_ray.cli.evaluate import evaluate
+from eav_ray.cli.export import export
 from eav_ray.cli.keys import keys
 from eav_ray.cli.predict import predict
 from eav_ray.cli.preprocess import preprocess
@@ -38,6 +39,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     protocol,
     search,
     pull,
+    export,
     baseline,
     evaluate,
     predict,

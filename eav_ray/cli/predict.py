@@ -26,7 +26,7 @@ def predict(
     name, changes = split_checkpoint_words(words)
 
     from eav_ray.config.paths import resolve_user_path
-    from eav_ray.pipelines.inference.export import predict_to_file
+    from eav_ray.pipelines.inference.prediction_tables import predict_to_file
 
     table = resolve_user_path("--out", out, allow_remote=False)
     path = find_checkpoint_path(name, get_results_store(changes))

@@ -1,6 +1,7 @@
 """Read an experiment from YAML and the command line, and report every wrong key or value at once."""
 
 import contextlib
+import copy
 import json
 import re
 from collections.abc import Iterable
@@ -252,7 +253,8 @@ def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
             switched = kinds.switch_kind(node, value)
             node.clear()
             node.update(switched)
-        node[parts[-1]] = _fill_section_defaults(".".join(parts), value)
+        # A copy: a later change of one of its keys is none of what the caller holds.
+        node[parts[-1]] = copy.deepcopy(_fill_section_defaults(".".join(parts), value))
     return tree
 
 

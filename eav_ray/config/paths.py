@@ -82,6 +82,17 @@ def is_submitted_job() -> bool:
     return SUBMITTED_JOB_VARIABLE in os.environ
 
 
+def remove_local_paths(experiment: Experiment) -> Experiment:
+    """Leave of every path its last part, and of stores and clusters nothing, so that an experiment can be published."""
+    paths = {"data.root": experiment.data.root, "data.targets.path": experiment.data.targets.path}
+    paths |= {f"data.features.{m}.path": file.path for m, file in experiment.data.features.items()}
+    paths |= {f"model.{m}.weights": getattr(section, "weights", "") for m, section in experiment.model.items()}
+    changes: dict[str, Any] = {key: Path(path).name for key, path in paths.items() if path}
+    defaults = Experiment()
+    changes |= {"search.storage": defaults.search.storage, "runtime.address": defaults.runtime.address}
+    return override(replace(experiment, store=defaults.store), changes)
+
+
 def retarget_experiment(
     experiment: Experiment, changes: dict[str, Any], used_stores: tuple[str, ...] = ()
 ) -> Experiment:

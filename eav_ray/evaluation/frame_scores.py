@@ -14,7 +14,8 @@ from torch import Tensor
 from eav_ray.models.classifier import Classifier, ClassifierOutput
 from eav_ray.models.encoders.base import EncoderOutput, FrameEncoder, compute_unimodal_logits
 from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX, RULE_SOURCES
-from eav_ray.training.predictions import split_unimodal_logits
+from eav_ray.training.predictions import fetch_output
+from eav_ray.training.window_predictions import split_unimodal_logits
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def compute_frames_correct(
     }
     if len(modalities) > 1:
         logits_by_source |= {
-            rule: lambda o, rule=rule: split_unimodal_logits(o, modalities, present_BM)[1][rule]
+            rule: lambda o, rule=rule: split_unimodal_logits(fetch_output(o), modalities, present_BM)[1][rule]
             for rule in RULE_SOURCES
         }
         logits_by_source["fusion"] = lambda o: _to_numpy(o.logits_BK)

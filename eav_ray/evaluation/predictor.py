@@ -13,30 +13,19 @@ from eav_ray.config import ModalityName
 from eav_ray.data.modalities.registry import get_modality, make_empty_window
 from eav_ray.data.preprocessing.windowing import WindowFormat
 from eav_ray.data.recordings import TARGET_PREFIX
-from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
-from eav_ray.evaluation.predicted_numbers import build_number_trees
-from eav_ray.evaluation.probabilities import (
-    PREDICTED_COLUMN,
-    RecordingAverager,
-    add_probabilities,
-    name_probability_column,
-)
-from eav_ray.evaluation.results_tree import finite_or_none
 from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
+from eav_ray.evaluation.window_predictor import WindowPredictor
 from eav_ray.models.encoders.base import Encoder
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.checkpoint_files import Checkpoint
-from eav_ray.training.metrics import WINDOW_COLUMNS, list_modality_sources
+from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.predictions import build_empty_predictions, build_predictions
 from eav_ray.training.subject_statistics import FeatureSums, SubjectMoments, make_subject_inputs, sum_features
 
-ID_COLUMNS = (*WINDOW_COLUMNS, "label")
-BATCH_WINDOWS = 32
 
-
-class Predictor:
-    """A loaded model.
+class Predictor(WindowPredictor):
+    """A loaded model, in torch.
 
     Attributes:
         classes, targets: The classes, or the numbers, that it predicts.
@@ -131,23 +120,6 @@ class Predictor:
                 x = get_modality(m).decode(batch[m][own], self.preprocessing)
                 yield subject, m, sum_features(encoder, torch.from_numpy(np.ascontiguousarray(x)).to(self._device))
 
-    def predict_windows(
-        self, windows: Sequence[dict[str, Any]], measurement: SubjectMeasurement | None = None
-    ) -> pd.DataFrame:
-        """Predict windows as `windowing.cut_recording` makes them; frames become what a shard would hold of them.
-
-        Args:
-            measurement: Of their subject; where it lacks a modality that is normalised, windows must lack it too
-                (`hide_unmeasured`).
-        """
-        return pd.concat([self(batch, measurement) for batch in self._batch_windows(windows)], ignore_index=True)
-
-    def _batch_windows(self, windows: Sequence[dict[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
-        for at in range(0, len(windows), BATCH_WINDOWS):
-            stored = [encode_window(row, self.preprocessing) for row in windows[at : at + BATCH_WINDOWS]]
-            columns = [*ID_COLUMNS, *self.modalities, *(f"has_{m}" for m in self.modalities)]
-            yield {c: stack_column([row[c] for row in stored]) for c in columns}
-
     @cached_property
     def n_normalised_features(self) -> dict[str, int]:
         """How many features of each modality are normalised within subjects."""
@@ -185,7 +157,7 @@ class Predictor:
     def hide_unmeasured(
         self,
         windows: Sequence[dict[str, Any]],
-        measurement: SubjectMeasurement,
+        measurement: SubjectMeasurement | None,
         n_wanted: Mapping[str, int] | None = None,
     ) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """Take from windows what cannot be normalised.
@@ -195,6 +167,7 @@ class Predictor:
         Returns:
             The windows, and for each modality that was taken from them, why.
         """
+        measurement = measurement or SubjectMeasurement()
         wanted = dict.fromkeys(self.subject_normalised, MIN_WINDOWS) | dict(n_wanted or {})
         hidden = [m for m in self.subject_normalised if not measurement.has(m, wanted[m])]
         reasons: dict[str, str] = {}
@@ -208,79 +181,5 @@ class Predictor:
     def predict_upload(
         self, upload: Upload, limits: UploadLimits = UPLOAD_LIMITS, measurement: SubjectMeasurement | None = None
     ) -> dict[str, Any]:
-        """Predict one recording, whatever of it can be used.
-
-        Args:
-            measurement: Of its subject, for a model that normalises within subjects.
-        Returns:
-            A tree of JSON, as of `describe_predictions`, with the modalities that were `used`, the reason for each
-            that is `not_used`, and `windows`, each with its `start_s`. No windows: nothing can be used, and the tree
-            has only these three.
-        """
-        cut_result, not_used = make_windows(upload, self.inputs, limits)
-        windows_used = cut_result.windows
-        if self.subject_normalised:
-            measurement = measurement or SubjectMeasurement()
-            windows_used, unmeasured = self.hide_unmeasured(windows_used, measurement)
-            not_used = unmeasured | not_used
-        used = [m for m in self.modalities if m not in not_used]
-        windows_used = [w for w in windows_used if self.list_used_modalities(w)]
-        if not windows_used:
-            return {"used": used, "not_used": not_used, "windows": []}
-        table = self.predict_windows(windows_used, measurement)
-        recording_means = RecordingAverager()
-        recording_means.add(table)
-        (recording,) = self.describe_predictions(recording_means.compute_means())
-        windows = [
-            {"start_s": row["window"] * self.preprocessing.window_s, "used": self.list_used_modalities(row)} | answer
-            for row, answer in zip(windows_used, self.describe_predictions(table), strict=True)
-        ]
-        return recording | {"used": used, "not_used": not_used, "windows": windows}
-
-    def describe_predictions(self, table: pd.DataFrame) -> list[dict[str, Any]]:
-        """Turn each row of a table of predictions into a tree of JSON: of classes, or of numbers."""
-        if self.targets:
-            return build_number_trees(table, self.targets)
-        return build_prediction_trees(table, self.classes)
-
-    def list_used_modalities(self, window: dict[str, Any]) -> list[str]:
-        return [m for m in self.modalities if window[f"has_{m}"]]
-
-
-def join_reasons(not_used: Mapping[str, str]) -> str:
-    """Join why modalities are not used, for an error in one line."""
-    return "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
-
-
-def stack_column(values: list[Any]) -> np.ndarray:
-    """Stack what rows hold in one column, as Ray Data batches it: a window of frames is a list of files."""
-    if isinstance(values[0], np.ndarray):
-        return np.stack(values)
-    if not isinstance(values[0], list):
-        return np.array(values)
-    column = np.empty(len(values), object)  # JPEG files of a window
-    column[:] = values
-    return column
-
-
-def build_prediction_trees(table: pd.DataFrame, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Each row of a table of logits as a tree of JSON: what is predicted, and what of it each modality says.
-
-    Numbers that are not finite become null, and so does a prediction of them.
-    """
-    modalities = list_modality_sources(table)
-
-    def build_tree(row: pd.Series) -> dict[str, Any]:
-        probabilities = {
-            source: {c: finite_or_none(row[name_probability_column(source, c)]) for c in classes}
-            for source in ("fusion", *modalities)
-        }
-        return {
-            "predicted": row[PREDICTED_COLUMN] or None,
-            "probabilities": probabilities.pop("fusion"),
-            "weights": {m: finite_or_none(row[f"weight.{m}"]) for m in modalities},
-            "corrected_weights": {m: finite_or_none(row[f"corrected.{m}"]) for m in modalities},
-            "by_modality": probabilities,
-        }
-
-    return [build_tree(row) for _, row in add_probabilities(table, classes).iterrows()]
+        """Predict one recording, as `WindowPredictor` does; nobody was measured where there is no measurement."""
+        return super().predict_upload(upload, limits, measurement or SubjectMeasurement())

@@ -11,7 +11,7 @@ from eav_ray.data.synthetic.ideal_observer import bayes_accuracy
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.evaluation.summary import SearchOptimism
 from eav_ray.pipelines.evaluate.evaluate import evaluate_checkpoint
-from eav_ray.pipelines.inference.export import predict_to_file
+from eav_ray.pipelines.inference.prediction_tables import predict_to_file
 from eav_ray.pipelines.inference.pull import pull
 from eav_ray.pipelines.preprocess.dataset_check import check_dataset
 from eav_ray.pipelines.preprocess.preprocess import preprocess

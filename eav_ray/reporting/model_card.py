@@ -16,10 +16,15 @@ def render_final_model_card(results: ResultsTree) -> str:
 
 def render_model_card(results: ResultsTree) -> str:
     """Render the card in Markdown."""
-    values = {"worst_subjects": None, "modality_collapse": None, "single_class": None, "targets": None, **results}
-    values |= (_collect_number_values if results.get("targets") else _collect_class_values)(results)
     audit_outcome = describe_outcomes(results["audit"]["outcomes"])
+    values = collect_card_values(results)
     return render_template("model_card.md.jinja", **values, facts=list_facts(results), audit_outcome=audit_outcome)
+
+
+def collect_card_values(results: ResultsTree) -> dict[str, Any]:
+    """Collect what the templates of cards show of `results.json`."""
+    values = {"worst_subjects": None, "modality_collapse": None, "single_class": None, "targets": None, **results}
+    return values | (_collect_number_values if results.get("targets") else _collect_class_values)(results)
 
 
 def _collect_class_values(results: ResultsTree) -> dict[str, Any]:

@@ -7,12 +7,13 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from eav_ray.config import Experiment
 from eav_ray.config.published import WEIGHTS_INDEX
 from eav_ray.errors import ConfigError
 from eav_ray.storage.files import hash_file, make_partial_path
@@ -121,6 +122,46 @@ def read_weights_index(folder: Path) -> PublishedWeights | None:
         return weights
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise ConfigError(f"{path} cannot be read; fetch the weights again (`eav weights fetch`)") from None
+
+
+def find_published_weights(path: str) -> PublishedWeights | None:
+    """Find what was noted of the weights that a key `weights` names; None where they were not fetched, or are gone.
+
+    Args:
+        path: A folder, or a file in one; may be empty.
+    Raises:
+        ConfigError: The notes cannot be read.
+    """
+    given = Path(path or os.devnull).expanduser()
+    return read_weights_index(given if given.is_dir() else given.parent)
+
+
+def describe_starting_weights(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """Describe the published weights that encoders of an experiment start from: `name`, `revision`, `licence`.
+
+    Returns:
+        A tree of JSON by modality. Weights that `eav weights fetch` did not fetch have the last part of their path as
+        name, and no revision or licence.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for m in experiment.data.modalities:
+        if path := getattr(experiment.model[m], "weights", ""):
+            weights = find_published_weights(path) or PublishedWeights(Path(path).name, "", "", {}, 0)
+            found[m] = {key: getattr(weights, key) for key in ("name", "revision", "licence", "is_non_commercial")}
+    return found
+
+
+def list_starting_weights(starting_weights: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say of the weights that encoders started from, as `describe_starting_weights` has them, how they are licensed."""
+    lines: list[str] = []
+    for m, one in starting_weights.items():
+        revision = f" at {one['revision'][:12]}" if one["revision"] else ""
+        licence = f"licence {one['licence']}" if one["licence"] else "licence not known, ask their authors"
+        terms = (
+            ": NOT FOR COMMERCIAL USE, and neither is what was trained from them" if one["is_non_commercial"] else ""
+        )
+        lines.append(f"{m}: {one['name']}{revision}, {licence}{terms}")
+    return lines
 
 
 def check_weights_files(folder: Path, files: Iterable[Path]) -> None:

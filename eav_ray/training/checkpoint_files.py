@@ -20,7 +20,9 @@ from eav_ray.training.target_scale import TargetScale
 
 CHECKPOINT_FORMAT = 1  # of `state.json`; raise when any file of a checkpoint changes its form
 STATE, EXPERIMENT, SPLIT, METRICS = "state.json", "experiment.json", "split.json", "metrics.json"
+VERSIONS = "versions.json"
 WEIGHTS, OPTIMIZER_STATE = "model.safetensors", "optimizer.safetensors"
+STARTING_WEIGHTS = "starting_weights"  # in metrics.json: published weights by modality, with their licences
 
 Content = TypeVar("Content")
 

@@ -11,13 +11,14 @@ from torch import Tensor
 from eav_ray.config import get_modality_info
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
+from eav_ray.storage.published_weights import describe_starting_weights
 from eav_ray.training.checkpoint import (
     load_trained,
     make_attempt_name,
     prune_checkpoints,
     write_checkpoint,
 )
-from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
+from eav_ray.training.checkpoint_files import STARTING_WEIGHTS, Checkpoint, CheckpointState
 from eav_ray.training.collectives import broadcast_int, rank_and_world_size, run_on_all_ranks, run_on_first_rank
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.positions import make_checkpoint_prefix
@@ -96,17 +97,22 @@ class CheckpointWriter:
             self._pending_write = self._pool.submit(self._write, weights, optimizer_state, position, metrics)
 
     @cached_property  # read once a run: they are most of what a store is asked for
-    def _encoders(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The encoders that a fusion's checkpoint carries, so that one path is enough to predict; their histories."""
+    def _encoders(self) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+        """The encoders that a fusion's checkpoint carries, so that one path is enough to predict; their histories.
+
+        And the published weights that they started from, as they were described when they were trained.
+        """
         weights, histories = dict[str, Tensor](), dict[str, Any]()
+        starting_weights = describe_starting_weights(self._run.experiment)
         for m, key in self._run.encoder_keys.items():
             encoder = load_trained(self._results, key)
             histories[m] = encoder.metrics.get("history", [])
+            starting_weights |= encoder.metrics.get(STARTING_WEIGHTS, {})
             own_prefixes = (f"encoders.{m}.", f"heads.{m}.")
             weights.update({n: t for n, t in encoder.weights.items() if n.startswith(own_prefixes)})
             if get_modality_info(m).has_named_channels or "normalise.mean" not in weights:
                 weights.update({n: t for n, t in encoder.weights.items() if n.startswith("normalise.")})
-        return weights, histories
+        return weights, histories, starting_weights
 
     def _wait_for_write(self) -> None:
         pending_write, self._pending_write = self._pending_write, None
@@ -120,13 +126,14 @@ class CheckpointWriter:
         position: Position,
         metrics: dict[str, Any],
     ) -> None:
-        run, (encoder_weights, histories) = self._run, self._encoders
+        run, (encoder_weights, histories, starting_weights) = self._run, self._encoders
         all_weights = self._frozen_tensors | weights | encoder_weights
         finished = position.epoch == run.epochs
         state = CheckpointState(
             run.key, position, finished, self._classes, self._shapes, run.data_digest, run.encoder_keys, self._scale
         )
         all_metrics = metrics | ({"histories": histories} if histories else {})
+        all_metrics |= {STARTING_WEIGHTS: starting_weights} if starting_weights else {}
         checkpoint = Checkpoint(state, run.experiment, run.split, all_metrics, all_weights, optimizer_state)
         keep = 1 if finished else run.experiment.train.keep_checkpoints
         write_checkpoint(self._results, self.attempt, checkpoint)

@@ -5,23 +5,17 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from eav_ray.data.io.parquet import decode_dataframe, encode_dataframe
-from eav_ray.data.recordings import TARGET_PREFIX
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.models.classifier import ClassifierOutput
 from eav_ray.training.collectives import gather_bytes
 from eav_ray.training.dataloader import Batch, Source, WindowLabels, make_inference_batches
 from eav_ray.training.engines.base import Engine
-from eav_ray.training.metrics import (
-    LOGIT_PREFIX,
-    MEAN_SOURCE,
-    VALUE_PREFIX,
-    WINDOW_COLUMNS,
-    average_values,
-    combine_by_rules,
-)
+from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.target_scale import TargetScale
+from eav_ray.training.window_predictions import PredictedArrays, lay_out_predictions
 
 
 def predict_rows(
@@ -69,51 +63,22 @@ def build_predictions(
     label: np.ndarray,
     scale: TargetScale | None = None,
 ) -> pd.DataFrame:
-    """One row a window: ids, label, logits of the fusion, of the rules of fusion (`combine_by_rules`) and of
-    each modality, modality weights.
-
-    Where numbers are predicted, it has these in place of logits, and the mean of the modalities' as the rule of fusion.
-    What a modality that a window lacks would say is NaN.
-
-    Args:
-        label: Classes; or (windows, targets), in their units.
-        scale: Of the numbers that are predicted.
-    """
-    columns: dict[str, np.ndarray] = {c: ids[c].to_numpy() for c in WINDOW_COLUMNS}
-    if scale is None:
-        columns["label"] = label
-        unimodal, by_rule = split_unimodal_logits(output, names, present_BM)
-        sources, prefix = {"fusion": output.logits_BK.float().cpu().numpy()} | by_rule | unimodal, LOGIT_PREFIX
-    else:
-        columns |= {f"{TARGET_PREFIX}{k}": label[:, k] for k in range(len(scale.names))}
-        sources, prefix = _restore_values(output, names, present_BM, scale), VALUE_PREFIX
-    for source, outputs in sources.items():
-        columns |= {f"{source}.{prefix}{k}": outputs[:, k] for k in range(outputs.shape[1])}
-    for position, m in enumerate(names):
-        columns[f"weight.{m}"] = output.weights_BM[:, position].float().cpu().numpy()
-        columns[f"corrected.{m}"] = output.corrected_BM[:, position].float().cpu().numpy()
-    return pd.DataFrame(columns)
+    """Lay the outputs of a model out as a table, as `window_predictions.lay_out_predictions`."""
+    return lay_out_predictions(fetch_output(output), ids, present_BM, names, label, scale)
 
 
-def _restore_values(
-    output: ClassifierOutput, names: list[str], present_BM: np.ndarray, scale: TargetScale
-) -> dict[str, np.ndarray]:
-    """Return the numbers that each source predicts, in the units of the targets."""
-    values_BMK = np.stack([scale.restore(output.unimodal_logits[m].float().cpu().numpy()) for m in names], 1)
-    unimodal = {m: np.where(present_BM[:, i, None], values_BMK[:, i], np.nan) for i, m in enumerate(names)}
-    fused = scale.restore(output.logits_BK.float().cpu().numpy())
-    return {"fusion": fused, MEAN_SOURCE: average_values(values_BMK, present_BM)} | unimodal
+def fetch_output(output: ClassifierOutput) -> PredictedArrays:
+    """Bring what a model makes of windows to the memory of the machine."""
+    return PredictedArrays(
+        _to_numpy(output.logits_BK),
+        {m: _to_numpy(logits) for m, logits in output.unimodal_logits.items()},
+        _to_numpy(output.weights_BM),
+        _to_numpy(output.corrected_BM),
+    )
 
 
-def split_unimodal_logits(
-    output: ClassifierOutput, names: list[str], present_BM: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return (logits of each modality, NaN where a window lacks it; those of each rule of fusion, of what it has)."""
-    logits_BMK = np.stack([output.unimodal_logits[m].float().cpu().numpy() for m in names], 1)
-    unimodal = {
-        m: np.where(present_BM[:, position, None], logits_BMK[:, position], np.nan) for position, m in enumerate(names)
-    }
-    return unimodal, combine_by_rules(logits_BMK, present_BM)
+def _to_numpy(x: Tensor) -> np.ndarray:
+    return x.float().cpu().numpy()
 
 
 def build_empty_predictions(names: list[str], n_outputs: int, scale: TargetScale | None = None) -> pd.DataFrame:

@@ -15,7 +15,7 @@ WORK = {
     "baseline": "eav_ray.pipelines.evaluate.baseline.run_baselines",
     "check": "eav_ray.pipelines.preprocess.dataset_check.check_dataset",
     "evaluate": "eav_ray.pipelines.evaluate.evaluate.evaluate_checkpoint",
-    "predict": "eav_ray.pipelines.inference.export.predict_to_file",
+    "predict": "eav_ray.pipelines.inference.prediction_tables.predict_to_file",
     "preprocess": "eav_ray.pipelines.preprocess.preprocess.preprocess",
     "protocol": "eav_ray.pipelines.train.cross_validation.cross_validate",
     "pull": "eav_ray.pipelines.inference.pull.pull",

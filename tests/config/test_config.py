@@ -70,6 +70,12 @@ def test_a_file_that_gives_a_key_its_own_default_changes_no_other(key: str, tmp_
     assert load_experiment(path, {key: value, "name": Experiment().name}) == Experiment()
 
 
+def test_an_override_leaves_the_changes_that_it_is_given_alone() -> None:
+    changes = {"model.audio": {"kind": "ast", "width": 24}, "model.audio.depth": 3}
+    assert vars(override(Experiment(), changes).model["audio"])["depth"] == 3
+    assert changes == {"model.audio": {"kind": "ast", "width": 24}, "model.audio.depth": 3}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eav_ray.evaluation.predictor import build_prediction_trees
 from eav_ray.evaluation.probabilities import (
     RecordingAverager,
     add_probabilities,
@@ -15,6 +14,7 @@ from eav_ray.evaluation.probabilities import (
     name_probability_column,
     softmax,
 )
+from eav_ray.evaluation.window_predictor import build_prediction_trees
 from eav_ray.training.metrics import average_per_recording, list_modality_sources
 
 CLASSES = ("calm", "sad", "logit_0")

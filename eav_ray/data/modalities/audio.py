@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from eav_ray.config import Preprocessing
-from eav_ray.data.modalities.base import Modality, RecordingSignals, center_courses
+from eav_ray.data.modalities.base import Modality, RecordingSignals, WindowDescription, center_courses
 
 FULL_SCALE = 0.999
 NOISE_LEVEL = 0.1
@@ -29,6 +29,9 @@ class Audio(Modality):
 
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
         return (preprocessing.audio.hz * preprocessing.window_s,)
+
+    def describe_window(self, preprocessing: Preprocessing) -> WindowDescription:
+        return WindowDescription(("sample",), "full scale is -1 to 1", preprocessing.audio.hz)
 
     def measure(self, window: np.ndarray, number: int, signals: RecordingSignals, *, present: bool) -> dict[str, Any]:
         rms = float(np.sqrt(np.mean(np.square(window, dtype=np.float64))))

@@ -28,6 +28,21 @@ class RecordingSignals:
     missing_s: Mapping[str, tuple[Span, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class WindowDescription:
+    """What the numbers of a decoded window are, for programs that know nothing of this one.
+
+    Attributes:
+        axes: Names of the axes, in order.
+        unit: Of the numbers.
+        hz: Samples, frames or steps per second.
+    """
+
+    axes: tuple[str, ...]
+    unit: str
+    hz: float
+
+
 class Modality(ABC):
     """The windows of one modality.
 
@@ -59,6 +74,10 @@ class Modality(ABC):
         Args:
             n_channels: Of a modality with named channels; the others have none.
         """
+
+    @abstractmethod
+    def describe_window(self, preprocessing: Preprocessing) -> WindowDescription:
+        """Describe what the numbers of a window are."""
 
     def cut(self, signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
         """Cut a window out of a recording's signal, along the last axis.

@@ -6,7 +6,7 @@ import numpy as np
 
 from eav_ray.config import Preprocessing
 from eav_ray.data.modalities.band_power import compute_band_power
-from eav_ray.data.modalities.base import Modality, RecordingSignals, center_courses
+from eav_ray.data.modalities.base import Modality, RecordingSignals, WindowDescription, center_courses
 
 FINGERPRINT_MAX_HZ = 8  # slower than what a shift of some milliseconds turns over
 FINGERPRINT_STEPS_PER_S = 25
@@ -24,6 +24,12 @@ class EEG(Modality):
 
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
         return (n_channels, preprocessing.eeg.hz * preprocessing.window_s)
+
+    def describe_window(self, preprocessing: Preprocessing) -> WindowDescription:
+        unit = (
+            "microvolt" if preprocessing.eeg.align == "none" else f"microvolt, then aligned: {preprocessing.eeg.align}"
+        )
+        return WindowDescription(("channel", "sample"), unit, preprocessing.eeg.hz)
 
     def measure(self, window: np.ndarray, number: int, signals: RecordingSignals, *, present: bool) -> dict[str, Any]:
         return {"eeg_bad_channels": len(signals.quality.get("eeg_bad_channel_reasons", ())) if present else 0}

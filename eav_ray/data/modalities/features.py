@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from eav_ray.config import Preprocessing
-from eav_ray.data.modalities.base import Modality, RecordingSignals
+from eav_ray.data.modalities.base import Modality, RecordingSignals, WindowDescription
 
 
 class Features(Modality):
@@ -23,6 +23,10 @@ class Features(Modality):
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
         section = preprocessing.features[self.name]
         return (section.steps, section.n_features)
+
+    def describe_window(self, preprocessing: Preprocessing) -> WindowDescription:
+        steps_per_s = preprocessing.features[self.name].steps / preprocessing.window_s
+        return WindowDescription(("step", "feature"), "as given; NaN where a number is not known", steps_per_s)
 
     def cut(self, signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
         """Cut along the first axis; what is not there is NaN."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from eav_ray.config import Preprocessing
 from eav_ray.data.io import jpeg
-from eav_ray.data.modalities.base import Modality, RecordingSignals, center_courses
+from eav_ray.data.modalities.base import Modality, RecordingSignals, WindowDescription, center_courses
 
 FINGERPRINT_SIZE, PIXEL_STEP = 16, 2  # blocks of a side; pixels of which one is looked at, in each direction
 BASELINE_SIZE = 8  # blocks of a side that baselines read, or as many as there are pixels
@@ -27,6 +27,10 @@ class Video(Modality):
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
         video = preprocessing.video
         return (video.fps * preprocessing.window_s, video.size, video.size, 3)
+
+    def describe_window(self, preprocessing: Preprocessing) -> WindowDescription:
+        axes = ("frame", "row", "column", "colour")
+        return WindowDescription(axes, "red, green and blue, 0 to 255", preprocessing.video.fps)
 
     def cut(self, signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
         """Cut along the first axis; the last frame is held after the video's end."""

@@ -121,6 +121,8 @@ class AST(AudioEncoder):
         silence_db: How far below a window's loudest part silence begins; 0: only padding is silence.
     """
 
+    exports_windows = False  # spectra in double precision
+
     def __init__(
         self,
         *,

@@ -32,6 +32,8 @@ class BandPower(Encoder):
         ConfigError: A segment is too short to tell the bands apart.
     """
 
+    exports_windows = False  # spectra
+
     def __init__(
         self, n_chans: int, n_times: int, *, hz: float, window_s: float, segments: int, width: int, dropout: float
     ) -> None:

@@ -94,11 +94,14 @@ class Encoder(nn.Module):
         standardises_channels: Whether named channels are to be standardised by the training rows before they come here.
         statistics_windows: Of how many windows the features are in memory at once while statistics are taken.
         head_parameters: Names of parameters that learn as the head does, also where the encoder is frozen.
+        exports_windows: Whether an exported graph starts at windows; else, where `compute_features` does what ONNX has
+            no operators for, at features.
     """
 
     standardises_channels: bool = True
     statistics_windows: int = 64
     head_parameters: tuple[str, ...] = ()
+    exports_windows: bool = True
     width: int
     times_s: Tensor  # (N,)
 

@@ -42,6 +42,8 @@ class Covariance(Encoder):
         ConfigError: A segment is too short to tell the bands apart.
     """
 
+    exports_windows = False  # spectra and eigenvalues
+
     pair_rows: Tensor
     pair_columns: Tensor
 

@@ -44,6 +44,8 @@ class MFCC(AudioEncoder):
         ConfigError: A segment is shorter than a spectrum.
     """
 
+    exports_windows = False  # librosa
+
     def __init__(
         self,
         *,

@@ -66,7 +66,7 @@ class Signal(GivenEncoder):
         convolved = self.network(values.transpose(1, 2))
         tokens = nn.functional.adaptive_avg_pool1d(convolved, self.segments).transpose(1, 2) + self.position
         is_known_B1T = known.any(-1)[:, None].float()
-        known_BN = nn.functional.adaptive_max_pool1d(is_known_B1T, self.segments)[:, 0] > 0
+        known_BN = nn.functional.adaptive_avg_pool1d(is_known_B1T, self.segments)[:, 0] > 0  # of any sample
         return self.build_known_output(tokens, known_BN, present_B)
 
 

@@ -17,6 +17,7 @@ from eav_ray.models.encoders.base import (
     DataShapes,
     Encoder,
     EncoderOutput,
+    Features,
     SubjectStatistics,
     collect_module_arguments,
 )
@@ -59,8 +60,9 @@ RENAMING_RULES = {
 }
 
 
-# Of each row of a batch, how many samples are a recording; None: all. Several threads may use one model.
-N_SAMPLES: ContextVar[list[int] | None] = ContextVar("N_SAMPLES", default=None)
+# Of each row of a batch, how many samples are a recording; None: all. Several threads may use one model. An exported
+# graph knows them as a tensor alone.
+N_SAMPLES: ContextVar[list[int] | Tensor | None] = ContextVar("N_SAMPLES", default=None)
 
 
 class ConvolutionsByRecording(nn.Module):
@@ -80,9 +82,28 @@ class ConvolutionsByRecording(nn.Module):
         n_samples = N_SAMPLES.get()
         if n_samples is None:
             return self._convolve(x_BT)
+        if isinstance(n_samples, Tensor):
+            return self._convolve_padded(x_BT, n_samples)
         rows = [self._convolve(x_BT[i : i + 1, :n])[0] for i, n in enumerate(n_samples)]
         n_frames = count_frames(x_BT.shape[1], self.conv_layers)
         return torch.stack([nn.functional.pad(row, (0, n_frames - row.shape[1])) for row in rows])
+
+    def _convolve_padded(self, x_BT: Tensor, n_samples_B: Tensor) -> Tensor:
+        """Compute the same for all rows at once: the group normalisation, of single channels, counts whole frames."""
+        x, n_B11 = x_BT[:, None], n_samples_B[:, None, None]
+        for layer in self.conv_layers:
+            n_B11 = count_frames(n_B11, [layer])
+            norm = getattr(layer, "layer_norm", None)
+            if not isinstance(norm, nn.GroupNorm):
+                x = layer(x)
+                continue
+            x = layer.conv(x)
+            is_whole = torch.arange(x.shape[-1], device=x.device) < n_B11
+            centred = x - torch.where(is_whole, x, 0).sum(-1, keepdim=True) / n_B11
+            variance = torch.where(is_whole, centred, 0).square().sum(-1, keepdim=True) / n_B11
+            normalised = centred / (variance + norm.eps).sqrt()
+            x = layer.activation(normalised * norm.weight[:, None] + norm.bias[:, None])
+        return torch.where(torch.arange(x.shape[-1], device=x.device) < n_B11, x, 0)
 
     def _convolve(self, x_BT: Tensor) -> Tensor:
         x = x_BT[:, None]
@@ -141,7 +162,8 @@ class WaveformNetwork(nn.Module):
         if self.normalise:
             x_BT = normalise_recordings(x_BT, mask_BT)
         is_counted = x_BT.is_meta  # only the arithmetic
-        token = N_SAMPLES.set(n_samples_B.tolist() if self.by_recording and not is_counted else None)
+        lengths = n_samples_B if torch.compiler.is_exporting() or is_counted else n_samples_B.tolist()
+        token = N_SAMPLES.set(lengths if self.by_recording and not is_counted else None)
         try:
             with warnings.catch_warnings():  # WavLM's own way of giving PyTorch two kinds of masks
                 warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
@@ -174,15 +196,20 @@ class WhisperNetwork(nn.Module):
 
     def forward(self, x_BT: Tensor, n_samples_B: Tensor) -> tuple[Tensor, ...]:
         """Compute what enters the first layer, what each makes of it, and the last hidden state, of the window."""
-        n_frames = self.count_frames(x_BT.shape[1])
+        return self.encode(self.compute_spectrogram(x_BT), self.count_frames(x_BT.shape[1]))
+
+    def compute_spectrogram(self, x_BT: Tensor) -> Tensor:
+        """Compute the log-mel spectrogram of 30 s: (batch, bands, 3000)."""
         if x_BT.is_meta:  # where only the arithmetic is counted
-            features = x_BT.new_empty(len(x_BT), self.config.num_mel_bins, 100 * WHISPER_SECONDS)
-        else:
-            rows = [np.asarray(row) for row in x_BT.detach().float().cpu()]
-            with torch.autocast("cpu", enabled=False):  # of half precision it would be another spectrogram
-                features = self.extract(rows, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
-            features = features.to(x_BT.device)
-        out = self.model(features, output_hidden_states=True)
+            return x_BT.new_empty(len(x_BT), self.config.num_mel_bins, 100 * WHISPER_SECONDS)
+        rows = [np.asarray(row) for row in x_BT.detach().float().cpu()]
+        with torch.autocast("cpu", enabled=False):  # of half precision it would be another spectrogram
+            features = self.extract(rows, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
+        return features.to(x_BT.device)
+
+    def encode(self, spectrogram_BFT: Tensor, n_frames: int) -> tuple[Tensor, ...]:
+        """Compute the hidden states of a spectrogram, of its first frames."""
+        out = self.model(spectrogram_BFT, output_hidden_states=True)
         return tuple(state[:, :n_frames] for state in (*out.hidden_states, out.last_hidden_state))
 
 
@@ -253,9 +280,10 @@ class Speech(Encoder):
         if self.final_norm:
             *above, last = self.final_norm.split(".")
             setattr(self.network.model.get_submodule(".".join(above)), last, nn.Identity())
+        self.exports_windows = architecture != "whisper"  # whose library computes the spectrogram
         self.mix = nn.Parameter(torch.zeros(depth + 1)) if layers == "mix" else None
         n_samples = int(window_s * SAMPLE_RATE_HZ)
-        n_frames = self.network.count_frames(n_samples)
+        self.n_frames = n_frames = self.network.count_frames(n_samples)
         if n_frames < 1:
             raise ConfigError(f"preprocessing.window_s is {window_s}, shorter than one frame of {architecture}")
         n_tokens = -(-n_frames // frames_per_token)
@@ -272,23 +300,26 @@ class Speech(Encoder):
     def enable_gradient_checkpointing(self) -> None:
         self.network.model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def forward(self, x_BT: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
+    def compute_features(self, x: Tensor) -> Features:
+        """Compute what Whisper's network reads, (batch, bands, 3000), and which frames of the window hold sound."""
+        assert isinstance(self.network, WhisperNetwork), "the others read waveforms"
+        return Features(self.network.compute_spectrogram(x), self._find_sounding_frames(x)[1])
+
+    def forward(
+        self, x_BT: Tensor | Features, present_B: Tensor, subject: SubjectStatistics | None = None
+    ) -> EncoderOutput:
         """
         Args:
-            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
+            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples); or what `compute_features` made of it.
             present_B: True where the window has audio.
         """
-        sound = find_sound(x_BT, self.silence_db)
-        shortest = self.network.begin + self.network.field
-        n_samples_B = sound.n_samples_B.clamp(min=shortest)
-        frames = self.read_layers(self.network(x_BT, n_samples_B))
-        frame_T = torch.arange(frames.shape[1], device=x_BT.device)
-        is_whole = frame_T < self.network.count_frames(n_samples_B)[:, None]
-        first_T = self.network.begin + self.network.hop * frame_T
-        ends_T = first_T + self.network.field
-        mask_BT = (first_T < sound.end_B[:, None]) & (ends_T > sound.begin_B[:, None]) & is_whole
-        # A sound may end within the last frame that is not whole; a window keeps a frame all the same.
-        mask_BT = torch.where(mask_BT.any(1, keepdim=True), mask_BT, is_whole)
+        if isinstance(x_BT, Features):
+            assert isinstance(self.network, WhisperNetwork)
+            states, mask_BT = self.network.encode(x_BT.values, self.n_frames), x_BT.known
+        else:
+            n_samples_B, mask_BT = self._find_sounding_frames(x_BT)
+            states = self.network(x_BT, n_samples_B)
+        frames = self.read_layers(states)
         missing = -frames.shape[1] % self.frames_per_token
         values = nn.functional.pad(frames * mask_BT[..., None], (0, 0, 0, missing))
         counts = nn.functional.pad(mask_BT, (0, missing))
@@ -298,6 +329,18 @@ class Speech(Encoder):
         pooled = values.sum(1) / counts.sum(1, keepdim=True)
         encoded = self.build_output(tokens, pooled, present_B)
         return encoded._replace(mask_BN=encoded.mask_BN & (counts > 0))
+
+    def _find_sounding_frames(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Find how many samples of each window are a recording, and which of its frames hold sound, one at least."""
+        sound = find_sound(x_BT, self.silence_db)
+        n_samples_B = sound.n_samples_B.clamp(min=self.network.begin + self.network.field)
+        frame_T = torch.arange(self.network.count_frames(x_BT.shape[1]), device=x_BT.device)
+        is_whole = frame_T < self.network.count_frames(n_samples_B)[:, None]
+        first_T = self.network.begin + self.network.hop * frame_T
+        ends_T = first_T + self.network.field
+        mask_BT = (first_T < sound.end_B[:, None]) & (ends_T > sound.begin_B[:, None]) & is_whole
+        # A sound may end within the last frame that is not whole; a window keeps a frame all the same.
+        return n_samples_B, mask_BT | (is_whole & ~mask_BT.any(1, keepdim=True))
 
     def read_layers(self, states: tuple[Tensor, ...]) -> Tensor:
         """Read (batch, frames, width) of all hidden states, the last of which is the library's."""

@@ -27,7 +27,9 @@ from eav_ray.reporting.model_card import render_final_model_card
 from eav_ray.reporting.sections.provenance import describe_outcomes
 from eav_ray.reporting.tables import format_collapse_warnings
 from eav_ray.storage import Store
+from eav_ray.storage.published_weights import list_starting_weights
 from eav_ray.training.checkpoint import OpenedCheckpoint
+from eav_ray.training.checkpoint_files import STARTING_WEIGHTS
 from eav_ray.training.run_spec import plan_runs
 from eav_ray.tuning.best import read_best_record
 from eav_ray.tuning.search_space import apply_candidate
@@ -181,6 +183,7 @@ def _describe_final_model(checkpoint: OpenedCheckpoint, data: Dataset, results: 
             "expected": expected,
             "expected_line": format_expected_result(expected),
             "settings": settings,
+            "starting_weights": list_starting_weights(checkpoint.metrics.get(STARTING_WEIGHTS, {})),
             "audit": audit.summary,
             "audit_outcome": outcome,
             "audit_sha256": audit.sha256,

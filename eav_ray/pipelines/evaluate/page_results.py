@@ -21,7 +21,9 @@ from eav_ray.pipelines.evaluate.provenance import collect_provenance
 from eav_ray.pipelines.evaluate.related_results import is_recorded_eav
 from eav_ray.reporting import results_page
 from eav_ray.storage import sha256
+from eav_ray.storage.published_weights import list_starting_weights
 from eav_ray.training.access import describe_access
+from eav_ray.training.checkpoint_files import STARTING_WEIGHTS
 from eav_ray.training.dataloader import subsample_evenly
 from eav_ray.training.metrics import RECORDING_COLUMNS
 from eav_ray.words import format_recordings
@@ -95,6 +97,8 @@ def build_results(
                 for m in sorted(trained_experiment.data.modalities)
             ),
             "Fusion": trained_experiment.fusion.kind if len(trained_experiment.data.modalities) > 1 else "none",
+            "Starts from": "; ".join(list_starting_weights(audited[0].checkpoint.metrics.get(STARTING_WEIGHTS, {})))
+            or "random values",
         },
         "data": {
             "Trained on": (

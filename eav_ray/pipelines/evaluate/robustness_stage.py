@@ -28,7 +28,7 @@ from eav_ray.data.recordings import DatasetReader, Recording
 from eav_ray.distributed import cluster
 from eav_ray.distributed.ray_workarounds import map_with_retries
 from eav_ray.errors import DataError
-from eav_ray.evaluation.predictor import stack_column
+from eav_ray.evaluation.window_predictor import stack_column
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.inference.inference_windows import make_rows
 from eav_ray.pipelines.inference.predict import RECORDINGS_PER_TASK, PredictionActor, map_on_actors, measure_subjects

@@ -1,126 +1,163 @@
-"""Predictions in a file: one row a window and one a recording, as Parquet or CSV."""
+"""Write a checkpoint as a folder to publish: what the Hugging Face hub expects, and what opens without Ray.
 
-import errno
+It is a checkpoint, of the same files as one that was pulled, so that all that takes a checkpoint opens it. Paths of
+this machine are not in it. Beside these files lie a description for other programs and a model card.
+"""
+
 import os
-from contextlib import ExitStack
-from dataclasses import dataclass
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from eav_ray.config.paths import retarget_experiment
+from eav_ray.config import order_modalities, to_dict
+from eav_ray.config.paths import remove_local_paths
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation.compatibility import describe_training_recordings
-from eav_ray.evaluation.predicted_numbers import name_numbers
-from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilities
-from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
-from eav_ray.storage import io_errors, replace_file
-from eav_ray.training.checkpoint import open_finished_checkpoint
-from eav_ray.words import format_count, format_recordings_or_files
+from eav_ray.evaluation.expected_result import format_expected_result, get_expected_result
+from eav_ray.evaluation.results_tree import ResultsTree
+from eav_ray.pipelines.inference.export_onnx import export_graphs
+from eav_ray.reporting.hub_card import render_hub_card
+from eav_ray.reporting.results_page import RESULTS_FORMAT
+from eav_ray.storage import Store, encode_documents, io_errors
+from eav_ray.storage.files import make_partial_path
+from eav_ray.storage.published_weights import describe_starting_weights, list_starting_weights
+from eav_ray.training.checkpoint import OpenedCheckpoint
+from eav_ray.training.checkpoint_files import (
+    EXPERIMENT,
+    METRICS,
+    SPLIT,
+    STARTING_WEIGHTS,
+    STATE,
+    VERSIONS,
+    WEIGHTS,
+    Checkpoint,
+    parse_checkpoint,
+)
+from eav_ray.words import format_count
 
-OUTPUT_SUFFIXES = (".parquet", ".csv")
-MAX_PRINTED_FAILURES = 20  # recordings that could not be used, of those that are printed
+CONFIG_FORMAT = 1  # of `config.json` and `preprocessing.json`
+CARD = "README.md"
+CHECKPOINT_FILES = (STATE, EXPERIMENT, SPLIT, METRICS, VERSIONS, WEIGHTS)
 
 
 @dataclass(frozen=True)
-class ExportResult:
-    recordings: pd.DataFrame
-    text: str
+class ExportedModel:
+    path: str
+    lines: list[str]  # what whoever publishes it should know
 
 
-def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: bool = False) -> ExportResult:
-    """Predict, and write one table with a row a recording, `out`, and one with a row a window, `<out>-windows`.
-
-    Columns: `subject, recording, window` (a recording: `windows`, their number), `label`, the class that the data say;
-    `predicted`; `probability.<class>` of the fusion and `<modality>.probability.<class>` of each modality, NaN where it
-    was not there; of several modalities also `<rule>.probability.<class>` of the rules of fusion, `mean_probability`
-    and `product`; the logits that these are of, `logit.<class>` and so on; `weight.<modality>` and
-    `corrected.<modality>`, the modality weights as they are and with the length of values considered. A recording has
-    the means of its windows' logits and weights, and the softmax of these means.
-
-    Of a checkpoint that predicts numbers: `<target>`, what the data say, `predicted.<target>` of the fusion,
-    `<modality>.predicted.<target>` and, of several modalities, `mean.predicted.<target>` in place of classes,
-    probabilities and logits.
+def export_checkpoint(checkpoint: OpenedCheckpoint, to: str, *, results: str = "", onnx: bool = False) -> ExportedModel:
+    """Write a checkpoint as a new folder.
 
     Args:
-        changes: Of the checkpoint's experiment: `data.root` and what else differs.
-        out: Its ending says the kind of file. Windows are written as they come, so that many need no memory.
-        shards: Predict the windows in `store.shards` instead of raw recordings.
+        to: The folder, which appears when it is complete.
+        results: The results store, which may hold what `eav evaluate` found of it.
+        onnx: Write the networks as ONNX files, too.
     Raises:
-        ConfigError: Another ending, or changes that do not fit the checkpoint.
-        DataError: Nothing to predict, a damaged checkpoint, or no place to write to.
+        ConfigError: The folder exists and is not empty, or a network cannot be written as ONNX.
+        DataError: A file of the checkpoint is missing or damaged, or there is no place to write to.
     """
-    target = Path(out)
-    if target.suffix not in OUTPUT_SUFFIXES:
-        raise ConfigError(f"--out is {target.name}; give a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
-    checkpoint = open_finished_checkpoint(path)
-    experiment = retarget_experiment(checkpoint.experiment, changes, used_stores=("shards",) if shards else ())
-    targets, classes = checkpoint.experiment.data.targets.names, checkpoint.state.classes
-
-    def name_outputs(table: pd.DataFrame) -> pd.DataFrame:
-        return name_numbers(table, targets) if targets else add_probabilities(table, classes)
-
-    windows_path = target.with_name(f"{target.stem}-windows{target.suffix}")
-    recordings = RecordingAverager()
-    with TableWriter(target) as recording_writer, TableWriter(windows_path) as window_writer:
-
-        def write_windows(windows: pd.DataFrame) -> None:
-            recordings.add(windows)
-            window_writer.add(name_outputs(windows))
-
-        failed = (predict_shards if shards else predict_recordings)(experiment, checkpoint, write_windows)
-        if not recordings.n_windows:
-            what = format_recordings_or_files(len(failed))
-            raise DataError(f"none of {what} can be predicted; the first: {failed[0]}")
-        recording_table = name_outputs(recordings.compute_means())
-        recording_writer.add(recording_table)
-    n_windows = recordings.n_windows
-    counts = f"{format_count(len(recording_table), 'recording')} ({format_count(n_windows, 'window')})"
-    lines = [f"{counts} predicted: {target}, {windows_path}"]
-    ids = recording_table["subject"].astype(str) + "/" + recording_table["recording"].astype(str)
-    if note := describe_training_recordings(experiment, checkpoint, ids):
-        lines.append(f"warning: {note}")
-    if failed:
-        what = format_recordings_or_files(len(failed))
-        lines += [f"{what} could not be used:", *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES])]
-        lines += [f"  and {len(failed) - MAX_PRINTED_FAILURES} more"] if len(failed) > MAX_PRINTED_FAILURES else []
-    return ExportResult(recording_table, "\n".join(lines))
+    target = Path(to).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} exists and is not empty; give another folder with --to")
+    files = {name: data for name, data in checkpoint.read_files().items() if name in CHECKPOINT_FILES}
+    loaded = parse_checkpoint(files, checkpoint.path)
+    published = remove_local_paths(loaded.experiment)
+    files |= encode_documents({Path(EXPERIMENT).stem: to_dict(published)})
+    description = describe_model(loaded, checkpoint.commit_sha256, has_onnx=onnx)
+    preprocessing = {"format": CONFIG_FORMAT, "preprocessing": to_dict(published)["preprocessing"]}
+    files |= encode_documents({"config": description, "preprocessing": preprocessing})
+    files |= export_graphs(loaded, description) if onnx else {}
+    starting_weights = loaded.metrics.get(STARTING_WEIGHTS) or describe_starting_weights(loaded.experiment)
+    trained_on = _count_training_recordings(loaded)
+    tested = _read_results(Store(results), loaded.state.key) if results else None
+    expected = get_expected_result(checkpoint)
+    expected_line = format_expected_result(expected or {})
+    card = render_hub_card(description, trained_on, starting_weights, expected, expected_line, tested)
+    _write_folder(target, files, card)
+    lines = [
+        f"split.json names the {trained_on} that trained it; read it before you publish the folder",
+        *list_starting_weights(starting_weights),
+    ]
+    return ExportedModel(str(target), lines)
 
 
-class TableWriter:
-    """A table of numbers and text that grows block by block; its file appears under its name when the block ends.
+def describe_model(checkpoint: Checkpoint, commit_sha256: str, *, has_onnx: bool) -> dict[str, Any]:
+    """Describe a model for programs that know nothing of this one: what it reads, what it is made of, what it gives.
 
-    Raises:
-        DataError: There cannot be such a file, which is said before anything is added, or the disk is full.
+    Args:
+        commit_sha256: The identity of the checkpoint.
     """
+    e, state = checkpoint.experiment, checkpoint.state
+    tree = to_dict(e)
+    modalities = {}
+    for m in order_modalities(e.data.modalities):
+        modality, given = get_modality(m), e.preprocessing.features.get(m)
+        names = (
+            list(state.shapes.eeg_channel_names)
+            if m == "eeg"
+            else list(given.signals or given.columns if given else [])
+        )
+        modalities[m] = {
+            "shape": list(modality.compute_shape(e.preprocessing, state.shapes.eeg_channels)),
+            "dtype": modality.dtype.__name__,
+            **asdict(modality.describe_window(e.preprocessing)),
+            "channels": names,
+            "encoder": _leave_out_paths(tree["model"][m]),
+        }
+    scale = state.scale
+    targets = (
+        [{"name": n, "mean": mean, "sd": sd} for n, mean, sd in zip(scale.names, scale.mean, scale.sd, strict=True)]
+        if scale
+        else []
+    )
+    return {
+        "format": CONFIG_FORMAT,
+        "library_name": "eav-ray",
+        "model_type": "eav-ray",
+        "name": e.name,
+        "dataset": e.data.dataset,
+        "window_s": e.preprocessing.window_s,
+        "modalities": modalities,
+        "classes": [] if scale else list(state.classes),
+        "targets": targets,  # a number is what the model gives times `sd` plus `mean`, in the unit of its table
+        "fusion": tree["fusion"] if len(modalities) > 1 else None,
+        "access": e.split.access,
+        "normalised": e.list_normalised_modalities(),
+        "checkpoint": {"key": state.key, "sha256": commit_sha256},
+        "onnx": has_onnx,
+    }
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._stack = path, ExitStack()
-        self._parquet: pq.ParquetWriter | None = None
 
-    def add(self, rows: pd.DataFrame) -> None:
-        with io_errors(f"write {self._path}"):
-            if self._path.suffix == ".csv":
-                first = not self._partial.stat().st_size
-                rows.to_csv(self._partial, mode="a", header=first, index=False)
-                return
-            table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
-            if self._parquet is None:
-                self._parquet = self._stack.enter_context(pq.ParquetWriter(self._partial, table.schema))
-            self._parquet.write_table(table.cast(self._parquet.schema))
+def _leave_out_paths(section: dict[str, Any]) -> dict[str, Any]:
+    return section | ({"weights": Path(section["weights"]).name} if section.get("weights") else {})
 
-    def __enter__(self) -> "TableWriter":
-        with io_errors(f"write {self._path}"):
-            if self._path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = self._stack.enter_context(replace_file(self._path))
-            self._partial.touch()
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        with io_errors(f"write {self._path}"):
-            self._stack.__exit__(*error)
+def _count_training_recordings(checkpoint: Checkpoint) -> str:
+    recordings = checkpoint.split.train
+    subjects = {recording.split("/")[0] for recording in recordings}
+    return f"{format_count(len(recordings), 'recording')} of {format_count(len(subjects), 'subject')}"
+
+
+def _read_results(results: Store, key: str) -> ResultsTree | None:
+    """Read what `eav evaluate` found of a checkpoint; None where it was not tested."""
+    name = f"results_pages/{key}/results.json"
+    if not results.exists(name):
+        return None
+    tree = results.read_json(name)
+    if not isinstance(tree, dict) or tree.get("format") != RESULTS_FORMAT:
+        raise DataError(f"{results.format_path(name)} is of another version; run `eav evaluate` again")
+    return tree
+
+
+def _write_folder(target: Path, files: dict[str, bytes], card: str) -> None:
+    """Write everything beside the folder, whose name it gets when it is complete; people may change the card then."""
+    partial = make_partial_path(target)
+    try:
+        Store(partial.parent).commit(partial.name, files)
+        with io_errors(f"write {target}"):
+            (partial / CARD).write_text(card, encoding="utf-8")
+            os.replace(partial, target)  # in place of an empty folder at most
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -31,8 +31,9 @@ from eav_ray.data.streaming.messages import MAX_MESSAGE_BYTES, check_keys, parse
 from eav_ray.data.streaming.stream import HOP_S, LiveStream, StreamSnapshot, make_window
 from eav_ray.data.streaming.upload import MAX_UPLOAD_S, Upload, parse_upload
 from eav_ray.errors import DataError
-from eav_ray.evaluation.predictor import Predictor, join_reasons
+from eav_ray.evaluation.predictor import Predictor
 from eav_ray.evaluation.subject_measurement import SubjectMeasurement
+from eav_ray.evaluation.window_predictor import join_reasons
 from eav_ray.pipelines.inference.auth import TokenAuthMiddleware, encode_json, make_json_response
 from eav_ray.pipelines.inference.streamed_subject import StreamedSubject
 from eav_ray.words import format_count

@@ -10,7 +10,7 @@ from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat
 from eav_ray.data.recordings import Recording, list_target_columns
 from eav_ray.data.shards.index import ShardFile, read_shard
 from eav_ray.data.shards.tables import encode_window
-from eav_ray.evaluation.predictor import ID_COLUMNS
+from eav_ray.evaluation.window_predictor import ID_COLUMNS
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.storage import Store

@@ -1,17 +1,15 @@
 """Estimate and announce the trainings that a job will run."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from eav_ray.config import Experiment, RuntimeConfig, digest, to_dict
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed.timings import Timings, make_model_key, make_search_key, read_timings
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
-from eav_ray.storage.published_weights import read_weights_index
+from eav_ray.storage.published_weights import find_published_weights
 from eav_ray.training.cost import (
     WORKER_GROUP_START_S,
     count_learning_parameters,
@@ -196,8 +194,7 @@ def list_licence_warnings(experiment: Experiment) -> list[str]:
     for m in experiment.data.modalities:
         if terms := experiment.model[m].describe_non_commercial_terms():
             found.append(f"{terms}: not for commercial use")
-        path = Path(getattr(experiment.model[m], "weights", "") or os.devnull)
-        weights = read_weights_index(path if path.is_dir() else path.parent)
+        weights = find_published_weights(getattr(experiment.model[m], "weights", ""))
         if weights and weights.is_non_commercial:
             found.append(f"{m} starts from {weights.name}, which is licensed {weights.licence}: not for commercial use")
     return found

@@ -25,7 +25,7 @@ from starlette.websockets import WebSocketDisconnect
 from eav_ray.data.datasets.eav import EAV_CHANNELS, EAV_CLASSES
 from eav_ray.data.streaming.upload import make_windows, parse_upload
 from eav_ray.errors import ConfigError
-from eav_ray.evaluation.predictor import build_prediction_trees
+from eav_ray.evaluation.window_predictor import build_prediction_trees
 from eav_ray.pipelines.inference import auth
 from eav_ray.pipelines.inference.auth import hash_token
 from eav_ray.pipelines.inference.http_app import Limits, PredictionService, make_app

@@ -13,8 +13,8 @@ from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.compatibility import check_windows, names_training_dataset
 from eav_ray.models.encoders.base import DataShapes
-from eav_ray.pipelines.inference.export import TableWriter
 from eav_ray.pipelines.inference.inference_windows import cut_raw_windows
+from eav_ray.pipelines.inference.prediction_tables import TableWriter
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from tests.helpers.checkpoints import make_checkpoint, save_checkpoint
