@@ -83,9 +83,9 @@ def load_experiment(words: list[str] | None, used_stores: tuple[str, ...] | None
 def describe_unused_changes(experiment: "Experiment", changes: Iterable[str]) -> str:
     """Write a line on changes that have no effect where one modality is trained; empty where there are none."""
     unused = [key for key in changes if key.partition(".")[0] in ("optim", "fusion")]
-    if not unused or len(experiment.data.modalities) > 1:
+    modality, *others = experiment.data.modalities
+    if not unused or others:
         return ""
-    modality = experiment.data.modalities[0]
     verb = "has" if len(unused) == 1 else "have"
     return (
         f"{' and '.join(unused)} {verb} no effect: with {modality} alone nothing is fused; its training is "
