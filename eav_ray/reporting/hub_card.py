@@ -9,6 +9,7 @@ from eav_ray.reporting.model_card import collect_card_values
 from eav_ray.storage.published_weights import list_starting_weights
 
 TASK = "Emotion recognition"
+EXAMPLE_FILES = {"eeg": "eeg.edf", "audio": "speech.wav", "video": "face.mp4"}
 
 
 def render_hub_card(
@@ -30,7 +31,10 @@ def render_hub_card(
     """
     values: dict[str, Any] = {
         "front_matter": _render_front_matter(description, starting_weights, expected, results),
-        "encoders": {m: one["encoder"]["kind"] for m, one in description["modalities"].items()},
+        "encoders": {m: _name_network(one["encoder"]) for m, one in description["modalities"].items()},
+        "example_files": ", ".join(
+            f'{m}="{EXAMPLE_FILES[m]}"' for m in description["modalities"] if m in EXAMPLE_FILES
+        ),
         "targets": [],
         "tested": results is not None,
         "expected": expected,
@@ -46,6 +50,11 @@ def render_hub_card(
         "fusion": description["fusion"]["kind"] if description["fusion"] else "none",
     }
     return render_template("hub_card.md.jinja", **values)
+
+
+def _name_network(section: Mapping[str, Any]) -> str:
+    name = section.get("name") or section.get("architecture") or ""
+    return f"{section['kind']} {name}".strip()
 
 
 def _render_front_matter(

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from eav_ray.config import Experiment
+from eav_ray.config import EncoderConfig, Experiment
 from eav_ray.config.published import WEIGHTS_INDEX
 from eav_ray.errors import ConfigError
 from eav_ray.storage.files import hash_file, make_partial_path
@@ -139,6 +139,8 @@ def find_published_weights(path: str) -> PublishedWeights | None:
 def describe_starting_weights(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """Describe the published weights that encoders of an experiment start from: `name`, `revision`, `licence`.
 
+    A network without weights, whose own code may not be used commercially, is described in the same way.
+
     Returns:
         A tree of JSON by modality. Weights that `eav weights fetch` did not fetch have the last part of their path as
         name, and no revision or licence.
@@ -148,7 +150,16 @@ def describe_starting_weights(experiment: Experiment) -> dict[str, dict[str, Any
         if path := getattr(experiment.model[m], "weights", ""):
             weights = find_published_weights(path) or PublishedWeights(Path(path).name, "", "", {}, 0)
             found[m] = {key: getattr(weights, key) for key in ("name", "revision", "licence", "is_non_commercial")}
+        elif licence := experiment.model[m].non_commercial_licence:
+            network = PublishedWeights(name_network(experiment.model[m]), "", licence, {}, 0)
+            found[m] = {key: getattr(network, key) for key in ("name", "revision", "licence", "is_non_commercial")}
     return found
+
+
+def name_network(section: EncoderConfig) -> str:
+    """Name the network of an encoder's section: its kind, and which of a library's networks it is."""
+    name = getattr(section, "name", "") or getattr(section, "architecture", "")
+    return f"{section.kind} {name}".strip()
 
 
 def list_starting_weights(starting_weights: Mapping[str, Mapping[str, Any]]) -> list[str]:

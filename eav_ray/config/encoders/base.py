@@ -68,8 +68,9 @@ class EncoderConfig:
         """List what does not fit the stored windows, a line each."""
         return []
 
-    def describe_non_commercial_terms(self) -> str:
-        """Name the network and its licence where that forbids commercial use; empty for all others."""
+    @property
+    def non_commercial_licence(self) -> str:
+        """The licence of the network's code where it forbids commercial use; empty for all others."""
         return ""
 
     def adopt_settings(self, published: dict[str, Any], where: str) -> dict[str, Any]:

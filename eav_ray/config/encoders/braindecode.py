@@ -117,9 +117,9 @@ class BraindecodeConfig(EncoderConfig):
             )
         return problems
 
-    def describe_non_commercial_terms(self) -> str:
-        licence = NON_COMMERCIAL.get(self.name, "")
-        return f"{self.name} of braindecode is licensed {licence}" if licence else ""
+    @property
+    def non_commercial_licence(self) -> str:
+        return NON_COMMERCIAL.get(self.name, "")
 
     def adopt_settings(self, published: dict[str, Any], where: str) -> dict[str, Any]:
         known = PUBLISHED_INPUTS.get(self.name)

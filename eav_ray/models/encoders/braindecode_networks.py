@@ -263,9 +263,9 @@ def _measure_clock(network: nn.Module, layout: TokenLayout, n_tokens: int, signa
     they lie evenly over it.
     """
     window_s = signals.n_times / signals.hz
-    evenly = (torch.arange(n_tokens) + 0.5) * window_s / n_tokens
+    spread_s = (torch.arange(n_tokens) + 0.5) * window_s / n_tokens
     if n_tokens in (1, signals.n_times):
-        return evenly
+        return spread_s
 
     def is_reached(tokens: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> list[bool]:
         x = torch.zeros(len(tokens), signals.n_channels, signals.n_times)
@@ -288,7 +288,7 @@ def _measure_clock(network: nn.Module, layout: TokenLayout, n_tokens: int, signa
     step = second_end - first_end
     length = first_end - (last_begin - step * (n_tokens - 1))
     if step <= 0 or length <= 0:
-        return evenly
+        return spread_s
     middles = first_end - length / 2 + step * torch.arange(n_tokens)
     return (middles / signals.hz).clamp(0, window_s)
 

@@ -9,7 +9,7 @@ from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed.timings import Timings, make_model_key, make_search_key, read_timings
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
-from eav_ray.storage.published_weights import find_published_weights
+from eav_ray.storage.published_weights import find_published_weights, name_network
 from eav_ray.training.cost import (
     WORKER_GROUP_START_S,
     count_learning_parameters,
@@ -192,8 +192,8 @@ def list_licence_warnings(experiment: Experiment) -> list[str]:
     """List the networks and published weights that may not be used commercially, a line each."""
     found = []
     for m in experiment.data.modalities:
-        if terms := experiment.model[m].describe_non_commercial_terms():
-            found.append(f"{terms}: not for commercial use")
+        if licence := experiment.model[m].non_commercial_licence:
+            found.append(f"{m}: {name_network(experiment.model[m])} is licensed {licence}: not for commercial use")
         weights = find_published_weights(getattr(experiment.model[m], "weights", ""))
         if weights and weights.is_non_commercial:
             found.append(f"{m} starts from {weights.name}, which is licensed {weights.licence}: not for commercial use")

@@ -135,8 +135,8 @@ def build_number_subjects(results: ResultsTree) -> Section:
         target = results["scores"]["targets"][name]
         sources = [s for s in target["sources"] if s != CONSTANT_SOURCE]
         measure = "ccc" if target["level"] == "within" else "rmse"
-        people = format_count(len(rows), "person")
-        caption = f"{name}: {number_figures.TITLES[measure]} of {sources[-1]} of {people}, the best first."
+        n_people = format_count(len(rows), "person")
+        caption = f"{name}: {number_figures.TITLES[measure]} of {sources[-1]} of {n_people}, the best first."
         parts.append(Drawing(number_figures.plot_number_subjects(rows, sources, measure), caption))
         parts.append(Folded(f"{name}: all people", build_table(map(_flatten, rows), _list_subject_columns(sources))))
     return Section("People", parts)

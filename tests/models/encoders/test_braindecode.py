@@ -392,7 +392,7 @@ def test_terms_that_forbid_commercial_use_are_those_of_the_library_and_are_said(
     licences = {name: network._hub_mixin_info.model_card_data.license for name, network in models_dict.items()}
     assert {name: terms for name, terms in licences.items() if "-nc" in terms} == NON_COMMERCIAL
     assert list_licence_warnings(make_experiment("EEGMiner")) == [
-        "EEGMiner of braindecode is licensed cc-by-nc-4.0: not for commercial use"
+        "eeg: braindecode EEGMiner is licensed cc-by-nc-4.0: not for commercial use"
     ]
     assert list_licence_warnings(make_experiment("EEGNet")) == []
     assert BraindecodeConfig().name == "EEGNet"
