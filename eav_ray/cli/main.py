@@ -14,6 +14,7 @@ from eav_ray.cli.adapt import adapt
 from eav_ray.cli.arguments import WORDS_HELP
 from eav_ray.cli.baseline import baseline
 from eav_ray.cli.check import check
+from eav_ray.cli.compare import compare
 from eav_ray.cli.demo import demo
 from eav_ray.cli.evaluate import evaluate
 from eav_ray.cli.export import export
@@ -41,6 +42,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     pull,
     export,
     baseline,
+    compare,
     evaluate,
     predict,
     serve,
