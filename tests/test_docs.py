@@ -65,6 +65,7 @@ PASSED_ON = {
     "eav_ray/pipelines/evaluate/adapt.py": {"problem"},
     "eav_ray/pipelines/evaluate/encoder_plan.py": {
         "'\\n'.join(problems)",
+        "str(error).replace('--kinds', '--baselines')",
         "variant.describe_problems(error)",
         "variant.describe_problems(ValueError(text))",
     },

@@ -71,7 +71,7 @@ def read_encoder_variants(text: str, base: Experiment) -> list[EncoderVariant]:
         ConfigError: An entry that is wrong, a line each.
     """
     path = Path(text).expanduser()
-    if path.suffix in YAML_SUFFIXES or path.is_file():
+    if path.suffix in YAML_SUFFIXES:
         entries = read_yaml(path)
         if not isinstance(entries, list):
             raise ConfigError(f"{path} must hold a list of encoders, such as `- bandpower`; it holds {entries!r:.60}")

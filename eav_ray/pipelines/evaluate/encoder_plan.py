@@ -132,8 +132,11 @@ def choose_baselines(e: Experiment, modalities: Sequence[str], kinds: Sequence[s
     if list(kinds) == [NO_BASELINES]:
         return {}
     check_access(e.split)
-    sources = list_baselines(modalities, kinds, numbers=e.data.predicts_numbers)
-    require_kinds([source.kind for source in sources], kinds=NUMBER_KINDS if e.data.predicts_numbers else KINDS)
+    try:
+        sources = list_baselines(modalities, kinds, numbers=e.data.predicts_numbers)
+        require_kinds([source.kind for source in sources], kinds=NUMBER_KINDS if e.data.predicts_numbers else KINDS)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--kinds", "--baselines")) from None  # as this command calls them
     found: dict[str, list[Source]] = {}
     for source in sources:
         found.setdefault(source.modality, []).append(source)

@@ -100,9 +100,11 @@ class WorkloadEstimator:
         """
         if not runs and not frozen:
             return 0.0
-        r, e = self._runtime, self._experiment
+        r = self._runtime
         frozen_s = sum(
-            len(self._data.windows) * self._speed.estimate_encoder(e, run.experiment.data.modalities[0]) / 3
+            len(self._data.windows)
+            * self._speed.estimate_encoder(run.experiment, run.experiment.data.modalities[0])
+            / 3
             for run in frozen
         )
         worker_s = frozen_s + sum(map(self._estimate_run, runs))

@@ -94,7 +94,7 @@ def test_baselines_are_those_of_the_modalities(experiment: Experiment, data: Dat
 
     assert names("riemann") == {"eeg": ["riemann"]} and names("none") == {}
     assert names()["audio"] == ["svm", "logistic"]
-    with pytest.raises(ConfigError, match="--kinds names nosuch"):
+    with pytest.raises(ConfigError, match="--baselines names nosuch; use any of"):
         names("nosuch")
     assert plan(experiment, data, "mfcc").baselines.keys() == {"audio"}
 
