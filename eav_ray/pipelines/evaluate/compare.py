@@ -111,7 +111,7 @@ def compare_encoders(
             tree = _read_results(results, name)
             print(f"nothing to do: {format_count(len(plan.runs), 'training')} finished earlier", flush=True)
         else:
-            baseline_predictions = _predict_baselines(e, plan)
+            baseline_predictions = predict_baselines(e, plan, data)
             with connect_experiment(e) as e:
                 reasons = train_folds(e, [fold for p in plan.protocols for fold in p.folds], data, results)
                 encoder_predictions, failed = _score_protocols(e, plan, data, results, reasons)
@@ -124,12 +124,12 @@ def compare_encoders(
     return EncoderComparison(tree, path, failed, _format_summary(tree, failed, path))
 
 
-def _predict_baselines(e: Experiment, plan: EncoderPlan) -> dict[str, list[ModelPredictions]]:
+def predict_baselines(e: Experiment, plan: EncoderPlan, data: Dataset) -> dict[str, list[ModelPredictions]]:
     """Predict the same folds by the baselines of each modality, or read what is stored of them."""
     found = {}
     for modality, sources in plan.baselines.items():
         alone = replace(e, data=replace(e.data, modalities=(modality,)))
-        result = run_baselines(alone, [source.kind for source in sources]).result
+        result = run_baselines(alone, [source.kind for source in sources], data).result
         found[modality] = [
             ModelPredictions(title, BASELINE, source, result.predictions) for source, title in result.titles.items()
         ]
