@@ -22,7 +22,7 @@ def compare(
     baselines and what it costs.
 
     eav compare eegmat --encoders eegformer,bandpower,braindecode:EEGNet
-    eav compare fusion --encoders encoders.yaml --seeds 3 --baselines none
+    eav compare fusion --encoders mine.yaml --seeds 3 --baselines none
     """
     from eav_ray.errors import ConfigError
 

@@ -8,6 +8,7 @@ from eav_ray.config import Experiment, override
 from eav_ray.config.encoders.braindecode import BraindecodeConfig
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation.encoder_variants import EncoderVariant, choose_references, read_encoder_variants
+from tests.helpers.paths import REPOSITORY
 
 E = override(Experiment(), {"data.modalities": ["audio", "eeg"], "model.eeg.width": 32, "model.eeg.heads": 2})
 WITH_FACE = override(
@@ -65,6 +66,13 @@ def test_a_file_names_variants_with_their_settings(tmp_path: Path) -> None:
     assert first.train.encoders["eeg"].epochs == E.train.encoders["eeg"].epochs
     assert (nested.model["eeg"].kind, nested.train.encoders["eeg"].epochs) == ("bandpower", 3)
     assert dotted.model["eeg"].width == 32  # a change of what the experiment has
+
+
+def test_the_example_is_read_and_can_be_made() -> None:
+    found = read(str(REPOSITORY / "examples" / "encoders.yaml"))
+    assert [v.name for v in found] == ["bandpower", "EEGNet", "EEGNet slowly"]
+    slowly = found[2].apply_to(E, 0)
+    assert slowly.train.encoders["eeg"].lr == 1e-4 and slowly.model["eeg"] == BraindecodeConfig(name="EEGNet")
 
 
 def test_another_network_of_the_experiments_kind_does_not_inherit_its_settings(tmp_path: Path) -> None:
