@@ -57,7 +57,7 @@ HELP = """Recognise emotions from EEG, audio and video: from raw recordings to a
 
 Commands are resumable: rerun the same command to continue.
 """
-HELP_END = "`eav COMMAND --help` says what a command takes, and `eav keys` lists the keys of an experiment."
+HELP_END = "`eav COMMAND --help` says what a command takes; `eav keys` lists all keys."
 STOPPED = "stopped; rerun the same command to continue"
 NO_MEMORY = (
     "this process got no more memory; give it more (`ulimit -v`, the container, the scheduler), or use smaller "
