@@ -43,6 +43,7 @@ ERRORS = ("ConfigError", "DataError", "StorageError", "UnrecoverableError", "Val
 LISTS = ("problems", "wrong")  # of texts that become one error
 # Functions that return texts.
 DESCRIBING = (
+    "_describe_problem",
     "_explain_validation_error",
     "_find_row_problem",
     "describe_missing_folds",
@@ -59,8 +60,15 @@ PASSED_ON = {
     "eav_ray/data/streaming/stream.py": {"snapshot.errors.get(m, NOT_SENT)"},
     "eav_ray/data/preprocessing/eeg.py": {"f'{file} ({recording.id}): {error}'"},
     "eav_ray/data/streaming/upload.py": {"str(prepared).removeprefix('eeg (sent/sent): ')"},
+    "eav_ray/evaluation/encoder_variants.py": {"'\\n'.join(problems)", "self.describe_problems(error)"},
     "eav_ray/models/encoders/pretrained.py": {"f\"{key} is {weights}: {'; '.join(wrong)}\""},
     "eav_ray/pipelines/evaluate/adapt.py": {"problem"},
+    "eav_ray/pipelines/evaluate/encoder_plan.py": {
+        "'\\n'.join(problems)",
+        "str(error).replace('--kinds', '--baselines')",
+        "variant.describe_problems(error)",
+        "variant.describe_problems(ValueError(text))",
+    },
     "eav_ray/pipelines/preprocess/eeg_stage.py": {"fact"},
     "eav_ray/distributed/scoring.py": {"self.problem"},
     "eav_ray/pipelines/train/cross_validation.py": {"describe_missing_folds(failed, folds)"},

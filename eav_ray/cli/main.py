@@ -14,6 +14,7 @@ from eav_ray.cli.adapt import adapt
 from eav_ray.cli.arguments import WORDS_HELP
 from eav_ray.cli.baseline import baseline
 from eav_ray.cli.check import check
+from eav_ray.cli.compare import compare
 from eav_ray.cli.demo import demo
 from eav_ray.cli.evaluate import evaluate
 from eav_ray.cli.export import export
@@ -41,6 +42,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     pull,
     export,
     baseline,
+    compare,
     evaluate,
     predict,
     serve,
@@ -55,7 +57,7 @@ HELP = """Recognise emotions from EEG, audio and video: from raw recordings to a
 
 Commands are resumable: rerun the same command to continue.
 """
-HELP_END = "`eav COMMAND --help` says what a command takes, and `eav keys` lists the keys of an experiment."
+HELP_END = "`eav COMMAND --help` says what a command takes; `eav keys` lists all keys."
 STOPPED = "stopped; rerun the same command to continue"
 NO_MEMORY = (
     "this process got no more memory; give it more (`ulimit -v`, the container, the scheduler), or use smaller "

@@ -42,6 +42,21 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source} is not YAML: {where}{' '.join(str(reason).split())}") from None
 
 
+def read_yaml(path: Path) -> Any:
+    """Read a file of YAML.
+
+    Raises:
+        ConfigError: It cannot be read, or is not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text, at byte {error.start}; save it as UTF-8") from None
+    return _parse_yaml(text, str(path))
+
+
 def build_experiment(tree: Any, *, source: str) -> Experiment:
     """Check a nested dictionary and make it an Experiment. Nothing is imported that the tree names.
 
@@ -194,13 +209,7 @@ def load_experiment(experiment: str | Path, changes: dict[str, Any] | None = Non
         (2, 0.0003)
     """
     path = find_experiment_file(experiment)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text, at byte {error.start}; save it as UTF-8") from None
-    tree = _parse_yaml(text, str(path)) or {}
+    tree = read_yaml(path) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of sections such as `data:`; it holds {type(tree).__name__}")
     import_plugins([*_list_plugins(tree), *_list_plugins(changes)])

@@ -92,6 +92,9 @@ def write_results(e: Experiment) -> None:
         tree = {"experiment": to_dict(e), "by_subject": [{"subject": s, "accuracy": 0.5} for s in subjects]}
         results.write_json(f"robustness/{key}/results.json", tree)
         results.commit(f"ablations/{key}", encode_documents({"results": tree}))
+        scores = {"scores": [{"model": "m", "subject": s, "score": 0.5} for s in subjects]}
+        rows = "".join(f"m,0,{s},0.5\n" for s in subjects).encode()
+        results.commit(f"comparisons/{key}", encode_documents({"encoders": scores}) | {"encoders.csv": rows})
         write_embeddings(results, cache, f"embeddings/{key}", subjects)
         write_embeddings(results, cache, f"features/audio-{key}", subjects)
         results.write_json(f"searches/{key}/experiment.json", to_dict(override(e, {"data.subjects": list(subjects)})))
@@ -159,7 +162,7 @@ def test_nothing_holds_the_subject_and_all_else_is_as_it_was(e: Experiment, caps
     assert not any("others" in p or "/other/" in p for p in gone)
     assert {p.split("/")[0] for p in gone if not p.startswith("/")} == {
         *("protocols", "baselines", "evaluations", "robustness", "ablations", "embeddings", "features", "searches"),
-        *("page-all", "runs"),
+        *("page-all", "runs", "comparisons"),
     }
     with pytest.raises(ConfigError, match=r'hold nothing of "nobody".*its shards hold p0, p1-b, p10, p2'):
         find_holdings(e, "nobody")

@@ -21,6 +21,7 @@ class BackboneConfig(EncoderConfig):
     modality: ClassVar[ModalityName] = "video"
     normalises_subjects: ClassVar[bool] = True
     scales: ClassVar[bool] = False
+    network_key: ClassVar[str] = "name"
     kind: Literal["backbone"] = "backbone"
     name: str = define("convnext_atto", "any network of timm that pools its features")
     weights: str = define("", f"{WEIGHTS_HELP}, of the same network of timm, or one such file")

@@ -29,6 +29,7 @@ class EncoderConfig:
         scales: Whether it can be made wider and deeper (`scale_sizes`).
         normalises_subjects: Whether it has features that can be normalised within subjects
             (`Encoder.compute_features`).
+        network_key: Of a kind of many networks, the key that says which.
     """
 
     kind: str = ""
@@ -43,6 +44,7 @@ class EncoderConfig:
     is_handcrafted: ClassVar[bool] = False
     scales: ClassVar[bool] = True
     normalises_subjects: ClassVar[bool] = False
+    network_key: ClassVar[str] = ""
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:

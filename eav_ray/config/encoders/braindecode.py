@@ -62,6 +62,7 @@ class BraindecodeConfig(EncoderConfig):
     modality: ClassVar[ModalityName] = "eeg"
     normalises_subjects: ClassVar[bool] = True
     scales: ClassVar[bool] = False
+    network_key: ClassVar[str] = "name"
     kind: Literal["braindecode"] = "braindecode"
     name: str = define("EEGNet", "of the class in braindecode.models")
     weights: str = define("", f"{WEIGHTS_HELP}, as braindecode saves them")

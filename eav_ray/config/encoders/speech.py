@@ -1,6 +1,6 @@
 """Configure speech encoders of transformers."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
@@ -51,6 +51,7 @@ class SpeechConfig(AudioEncoderConfig):
     With `weights`, architecture, sizes and settings are those of the folder's config.json.
     """
 
+    network_key: ClassVar[str] = "architecture"
     kind: Literal["speech"] = "speech"
     weights: str = define("", f"{WEIGHTS_HELP}; its config.json decides architecture, sizes and settings")
     architecture: Literal["wav2vec2", "hubert", "wavlm", "whisper"] = define("wav2vec2", "of the network")

@@ -19,6 +19,7 @@ class ViTConfig(EncoderConfig):
 
     modality: ClassVar[ModalityName] = "video"
     normalises_subjects: ClassVar[bool] = True
+    network_key: ClassVar[str] = "name"
     kind: Literal["vit"] = "vit"
     name: str = define(
         "vit_base_patch16_224", "a plain `vit_*` of timm with a class token: no relpos, rope, dinov3, siglip, gap"

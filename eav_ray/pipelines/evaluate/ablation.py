@@ -19,8 +19,9 @@ from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.errors import DataError
 from eav_ray.evaluation import ablation
 from eav_ray.evaluation.ablation_variants import ABLATION_PARTS, BASE_VARIANT, AblationVariant, build_ablation_variants
-from eav_ray.pipelines.evaluate.ablation_costs import describe_latency_hardware, measure_costs
+from eav_ray.pipelines.evaluate.ablation_costs import measure_costs
 from eav_ray.pipelines.evaluate.ablation_plan import FORMAT, VariantFold, compute_ablation_key, plan_variant_folds
+from eav_ray.pipelines.evaluate.model_costs import describe_latency_hardware
 from eav_ray.pipelines.evaluate.number_limits import require_classes
 from eav_ray.pipelines.train.cross_validation import train_folds
 from eav_ray.reporting.html import Page

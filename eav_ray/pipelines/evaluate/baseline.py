@@ -78,12 +78,13 @@ class BaselineReport:
     text: str
 
 
-def run_baselines(experiment: Experiment, kinds: Sequence[str] = ()) -> BaselineReport:
+def run_baselines(experiment: Experiment, kinds: Sequence[str] = (), data: Dataset | None = None) -> BaselineReport:
     """Fit and test baselines on every fold of the experiment's protocol, or read what the results store has of them.
 
     Args:
         experiment: `split.index` does not matter, and neither do models and trainings.
         kinds: Names of classifiers; all by default.
+        data: Its shards, where they are open: they may hold more modalities than the experiment names.
     Raises:
         ConfigError: A fold that cannot be made, no baseline, or a package that is missing.
         DataError: There are no shards, or another process is at the same.
@@ -92,7 +93,7 @@ def run_baselines(experiment: Experiment, kinds: Sequence[str] = ()) -> Baseline
     check_access(e.split)
     sources = list_baselines(order_modalities(e.data.modalities), kinds, numbers=e.data.predicts_numbers)
     require_kinds([source.kind for source in sources], kinds=NUMBER_KINDS if e.data.predicts_numbers else KINDS)
-    data, results = open_dataset(e), Store(e.store.results)
+    data, results = data or open_dataset(e), Store(e.store.results)
     items = list_labeled_recordings(data.windows.ids, e.data, e.seed)
     folds = plan_folds(e, items)
     name = f"{FOLDER}/{make_baseline_key(e, data, folds, sources)}"

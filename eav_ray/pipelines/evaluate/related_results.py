@@ -1,4 +1,4 @@
-"""Collect what the results store has beside a tested checkpoint: protocols, seeds, searches, ablations, robustness."""
+"""Collect what the results store has beside a tested checkpoint: protocols, seeds, searches, results of other jobs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,13 @@ from eav_ray.evaluation import protocol_comparison
 from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT
 from eav_ray.pipelines.evaluate.ablation_plan import FORMAT as ABLATION_FORMAT
 from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS, AuditedCheckpoint, describe_damage
+from eav_ray.pipelines.evaluate.encoder_plan import FOLDER as COMPARISONS_FOLDER
+from eav_ray.pipelines.evaluate.encoder_plan import FORMAT as COMPARISON_FORMAT
+from eav_ray.pipelines.evaluate.encoder_plan import RESULTS_FILE as COMPARISON_FILE
 from eav_ray.pipelines.evaluate.page_scores import PageScores
 from eav_ray.pipelines.train.cross_validation import read_cv_result
 from eav_ray.reporting.html import Section
-from eav_ray.reporting.sections import ablation, cost, robustness, search
+from eav_ray.reporting.sections import ablation, cost, encoders, robustness, search
 from eav_ray.storage import Store, check_format
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.tuning.best import read_best_record
@@ -30,14 +33,24 @@ ResultsTree = dict[str, Any]
 def collect_related(
     results: Store, audited: Sequence[AuditedCheckpoint], skipped_results: list[str]
 ) -> tuple[list[Section], ResultsTree]:
-    """Sections and numbers of the ablation and the robustness test that the results store has of these checkpoints.
+    """Collect sections and numbers of what other jobs made of these checkpoints: encoders beside them, an ablation, a
+    robustness test.
 
     Args:
         skipped_results: Is given a line for each file that is damaged, here and below.
     """
     commits, keys = {one.checkpoint.commit_sha256 for one in audited}, {one.checkpoint.key for one in audited}
-    found: ResultsTree = {"ablation": None, "robustness": None}
+    found: ResultsTree = {"encoders": None, "ablation": None, "robustness": None}
     sections: dict[str, list[Section]] = {}
+    for name in results.list_folders(COMPARISONS_FOLDER):
+        path = f"{COMPARISONS_FOLDER}/{name}/{COMPARISON_FILE}"
+        try:
+            tree = _read_results_if_present(results, path, COMPARISON_FORMAT)
+            known = {key for own in tree["runs"].values() for key in own} if tree else set()
+            if tree and keys & known and _is_larger(tree, found["encoders"], "encoders"):
+                sections["encoders"], found["encoders"] = encoders.build_encoder_sections(tree), tree
+        except DAMAGED_FILE_ERRORS as error:
+            skipped_results.append(describe_damage(results, path, error))
     for name in results.list_folders("ablations"):
         path = f"ablations/{name}/results.json"
         try:

@@ -71,8 +71,9 @@ def announce_workload(
     parts += [f"{format_run_counts(refit_runs)} of the refit"] if refit_runs else []
     already = f" ({' and '.join(earlier)} earlier)" if earlier else ""
     print(f"to do: {'; '.join(parts)}{already}; about {format_duration(seconds)}", flush=True)
-    trained = {m for run in todo if run.kind == "encoder" for m in run.experiment.data.modalities}
-    for line in (*list_licence_warnings(experiment), *describe_partial_training(experiment, trained, data)):
+    trained = [run for run in todo if run.kind == "encoder"]
+    warnings = list_run_licence_warnings([*todo, *candidate_runs, *refit_runs])
+    for line in (*warnings, *describe_partial_trainings(trained, data)):
         print(line, flush=True)
     return seconds
 
@@ -99,9 +100,11 @@ class WorkloadEstimator:
         """
         if not runs and not frozen:
             return 0.0
-        r, e = self._runtime, self._experiment
+        r = self._runtime
         frozen_s = sum(
-            len(self._data.windows) * self._speed.estimate_encoder(e, run.experiment.data.modalities[0]) / 3
+            len(self._data.windows)
+            * self._speed.estimate_encoder(run.experiment, run.experiment.data.modalities[0])
+            / 3
             for run in frozen
         )
         worker_s = frozen_s + sum(map(self._estimate_run, runs))
@@ -186,6 +189,23 @@ def describe_partial_training(experiment: Experiment, modalities: Iterable[str],
             blocks = "the last block learns" if n == 1 else f"the last {n} blocks learn"
             lines.append(f"{m}: {blocks}, {learning:,} of {whole:,} parameters")
     return lines
+
+
+def describe_partial_trainings(runs: Sequence[Run], data: Dataset) -> list[str]:
+    """Describe how much of the encoders of some trainings learns, each once."""
+    lines = [line for e in _list_models(runs) for line in describe_partial_training(e, e.data.modalities, data)]
+    return list(dict.fromkeys(lines))
+
+
+def list_run_licence_warnings(runs: Sequence[Run]) -> list[str]:
+    """List the warnings of `list_licence_warnings` of all that is trained, each once."""
+    return list(dict.fromkeys(line for e in _list_models(runs) for line in list_licence_warnings(e)))
+
+
+def _list_models(runs: Sequence[Run]) -> list[Experiment]:
+    """List an experiment for each model that some runs train."""
+    experiments = [run.experiment for run in runs]
+    return list({(id(e.model), id(e.train), e.data.modalities): e for e in experiments}.values())
 
 
 def list_licence_warnings(experiment: Experiment) -> list[str]:

@@ -15,7 +15,7 @@ from eav_ray.storage import LOCK, Store
 MODELS = "runs"
 SEARCHES = "searches"
 # Folders with a folder for each thing that is made as a whole; elsewhere, a page and what lies beside it is one.
-WHOLE = (MODELS, SEARCHES, "ablations", "baselines", "embeddings", "features", "protocols", "robustness")
+WHOLE = (MODELS, SEARCHES, "ablations", "baselines", "comparisons", "embeddings", "features", "protocols", "robustness")
 SINGLE = ("evaluations",)  # folders of files that are each made as a whole
 EXPERIMENT_FILES = ("experiment.json", "results.json")
 SPLIT_FILE, STATE_FILE = "split.json", "state.json"  # of a checkpoint

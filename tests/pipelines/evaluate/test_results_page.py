@@ -136,16 +136,18 @@ def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: 
     results, nothing = Store(tmp_path), SimpleNamespace()
     trained = save_checkpoint(results, make_checkpoint(Experiment(), key="run-1"))
     opened: Any = AuditedCheckpoint(EvaluatedCheckpoint(0, trained, (), draw_predictions()), 0, nothing)  # type: ignore[arg-type]
-    for folder in ("ablations", "robustness"):
-        results.write(f"{folder}/a/results.json", content)
+    for file in ("ablations/a/results.json", "robustness/a/results.json", "comparisons/a/encoders.json"):
+        results.write(file, content)
     results.write("searches/s/best.json", b"{")
     write_best_record(results, "t", [{"checkpoint": trained.prefix}])  # no candidates
     skipped_results: list[str] = []
     sections, found = collect_related(results, [opened], skipped_results)
-    assert sections == [] and found == {"ablation": None, "robustness": None}
-    assert len(skipped_results) == 2 and "ablations/a" in skipped_results[0] and "robustness/a" in skipped_results[1]
+    assert sections == [] and found == {"encoders": None, "ablation": None, "robustness": None}
+    assert len(skipped_results) == 3
+    for folder, line in zip(("comparisons", "ablations", "robustness"), skipped_results, strict=True):
+        assert f"{folder}/a" in line
     assert collect_searches(results, [opened], Experiment(), SCORES, skipped_results) == ([], [])
-    assert len(skipped_results) == 4 and "searches/s" in skipped_results[2] and "searches/t" in skipped_results[3]
+    assert len(skipped_results) == 5 and "searches/s" in skipped_results[3] and "searches/t" in skipped_results[4]
 
 
 def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) -> None:

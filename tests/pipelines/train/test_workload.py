@@ -9,6 +9,7 @@ from eav_ray.config import Experiment, override
 from eav_ray.data.splits import list_labeled_recordings, make_split
 from eav_ray.distributed.run_queue import QueueState
 from eav_ray.distributed.timings import TimingRecorder, make_model_key, make_search_key, read_timings, write_timings
+from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.train import workload
 from eav_ray.pipelines.train.train import format_training_scores
 from eav_ray.pipelines.train.workload import announce_workload
@@ -52,6 +53,23 @@ def test_one_training_is_one_and_start_up_counts(experiment: Experiment, capsys:
     single = override(experiment, {"data.modalities": ["eeg"]})
     announce_workload(single, plan(single), data)
     assert capsys.readouterr().out.startswith("to do: 1 encoder training; about ")
+
+
+def test_electrodes_are_known_when_trainings_are_estimated(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    def estimate(e: Experiment, shapes: DataShapes) -> dict[str, float]:
+        seen.append(shapes.eeg_channel_names)
+        return dict.fromkeys(e.data.modalities, 1e-3)
+
+    monkeypatch.setattr(workload, "estimate_seconds_per_window", estimate)
+    data = make_dataset(experiment)
+    named = replace(data, index=replace(data.index, eeg_channel_names=("Cz",)))
+    vars(named)["windows"] = data.windows
+    announce_workload(experiment, plan(experiment), named)
+    assert seen and set(seen) == {("Cz",)}
 
 
 def test_what_is_finished_is_nothing_to_do(
