@@ -181,13 +181,17 @@ def _format_begun(runs: Sequence[Run], begun: Mapping[str, int]) -> str:
 
 
 def describe_partial_training(experiment: Experiment, modalities: Iterable[str], data: Dataset) -> list[str]:
-    """Say how much of encoders learns, a line for each of which only the last blocks do."""
+    """Say how much of encoders learns, a line for each of which only a part does."""
     lines = []
     for m in sorted(modalities):
-        if n := experiment.train.encoders[m].trained_blocks:
-            learning, whole = count_learning_parameters(experiment, m, describe_shapes(data.index))
-            blocks = "the last block learns" if n == 1 else f"the last {n} blocks learn"
-            lines.append(f"{m}: {blocks}, {learning:,} of {whole:,} parameters")
+        optim = experiment.train.encoders[m]
+        n, rank = optim.trained_blocks, optim.lora_rank
+        if not n and not rank:
+            continue
+        learning, whole = count_learning_parameters(experiment, m, describe_shapes(data.index))
+        blocks = "the last block" if n == 1 else f"the last {n} blocks" if n else "all blocks"
+        part = f"additions of rank {rank} to {blocks} learn" if rank else f"only {blocks} of the encoder can learn"
+        lines.append(f"{m}: {part}, {learning:,} of {whole:,} parameters with those of the head")
     return lines
 
 
