@@ -21,6 +21,7 @@ class ModalityInfo:
         color: In figures; of Okabe and Ito's palette, which can be told apart without telling red from green.
         has_named_channels: Windows are (channels, samples). Channels are known by name, wherever a checkpoint meets
             recordings, and each is standardised by its own mean and SD over the training rows.
+        example_file: A file as it is recorded in; of given features none.
         is_worn: Its sensor has to be put on the subject's body: ablations show what it adds to the others.
     """
 
@@ -29,15 +30,16 @@ class ModalityInfo:
     color: str
     has_named_channels: bool = False
     is_worn: bool = False
+    example_file: str = ""
 
 
 _INFOS = {
     info.name: info
     for info in (
         # In the order of tables, and of the reference's concatenation of features.
-        ModalityInfo("video", "Video", "#0072b2"),
-        ModalityInfo("audio", "Audio", "#e69f00"),
-        ModalityInfo("eeg", "EEG", "#009e73", has_named_channels=True, is_worn=True),
+        ModalityInfo("video", "Video", "#0072b2", example_file="face.mp4"),
+        ModalityInfo("audio", "Audio", "#e69f00", example_file="speech.wav"),
+        ModalityInfo("eeg", "EEG", "#009e73", has_named_channels=True, is_worn=True, example_file="eeg.edf"),
     )
 }
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from eav_ray.config import get_modality_info
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting.html import render_template
 from eav_ray.reporting.model_card import collect_card_values
 from eav_ray.storage.published_weights import list_starting_weights
 
 TASK = "Emotion recognition"
-EXAMPLE_FILES = {"eeg": "eeg.edf", "audio": "speech.wav", "video": "face.mp4"}
 
 
 def render_hub_card(
@@ -29,12 +29,11 @@ def render_hub_card(
         expected: The expected result of a final model, and `expected_line` the same in one line.
         results: `results.json` of `eav evaluate`, where the checkpoint was tested.
     """
+    files = {m: get_modality_info(m).example_file for m in description["modalities"]}
     values: dict[str, Any] = {
         "front_matter": _render_front_matter(description, starting_weights, expected, results),
         "encoders": {m: _name_network(one["encoder"]) for m, one in description["modalities"].items()},
-        "example_files": ", ".join(
-            f'{m}="{EXAMPLE_FILES[m]}"' for m in description["modalities"] if m in EXAMPLE_FILES
-        ),
+        "example_files": ", ".join(f'{m}="{file}"' for m, file in files.items() if file),
         "targets": [],
         "tested": results is not None,
         "expected": expected,
