@@ -69,10 +69,11 @@ class BraindecodeConfig(EncoderConfig):
     settings: dict[str, Any] = define({}, "other arguments of the class, by its own names, as {F1: 16}")
     width: int = define(0, "of the tokens; 0: what the network makes. Another than that is refused", ge=0)
     hz: int = define(0, "rate that windows are resampled to for the network, Hz; 0: the stored one", ge=0)
-    scale: Literal["standardised", "microvolts", "quantile"] = define(
-        "standardised",
+    scale: Literal["", "standardised", "microvolts", "quantile"] = define(
+        "",
         "what the network reads: channels standardised by the training rows; microvolts divided by unit_uv; or each "
-        "channel of a window divided by the 95 % quantile of its absolute values",
+        "channel of a window divided by the 95 % quantile of its absolute values. Empty: what published weights are "
+        "known to read; without weights, standardised",
     )
     unit_uv: float = define(1.0, "microvolts in one unit of the network's input, with scale=microvolts", gt=0)
     channels: tuple[str, ...] = define(
@@ -88,8 +89,8 @@ class BraindecodeConfig(EncoderConfig):
         if self.weights:  # they decide the scale
             return self
         if self.scale != "microvolts" and self.unit_uv != 1.0:
-            raise ValueError(f"unit_uv is {self.unit_uv}, which has no effect with scale={self.scale}; leave it out")
-        if self.scale == "standardised" and (differences := [name for name in self.channels if "-" in name]):
+            raise ValueError(f"unit_uv is {self.unit_uv}, which has no effect without scale=microvolts; leave it out")
+        if self.standardises_channels and (differences := [name for name in self.channels if "-" in name]):
             raise ValueError(
                 f"channels has {differences[0]}, a difference, which standardised channels do not have; set scale to "
                 "microvolts or quantile"
@@ -97,12 +98,17 @@ class BraindecodeConfig(EncoderConfig):
         return self
 
     @property
+    def standardises_channels(self) -> bool:
+        """Whether the network reads channels that are standardised by the training rows."""
+        return self.scale in ("", "standardised")
+
+    @property
     def reads_training_rows(self) -> bool:
-        return self.scale == "standardised"
+        return self.standardises_channels
 
     def find_problems(self, preprocessing: Preprocessing) -> list[str]:
         stored_hz, problems = preprocessing.eeg.hz, []
-        if self.scale != "standardised" and self.subject_normalisation != "none":
+        if not self.standardises_channels and self.subject_normalisation != "none":
             problems.append(
                 f"model.eeg.scale is {self.scale}, which subject_normalisation would undo; leave one of them out"
             )
@@ -129,6 +135,16 @@ class BraindecodeConfig(EncoderConfig):
             if not isinstance(hz, int | float) or hz != int(hz):
                 raise ConfigError(f"{where}, whose config.json names the rate {hz!r} Hz; whole ones are taken")
             found["hz"] = int(hz)
+        elif not self.hz:
+            raise ConfigError(
+                f"{where}, whose config.json does not name their rate (sfreq); set model.eeg.hz to what they "
+                "were trained with"
+            )
+        if not known and not self.scale:
+            raise ConfigError(
+                f"{where}, and nothing says what they read; set model.eeg.scale to standardised, microvolts or quantile, "
+                "as they were trained"
+            )
         if known:
             found["scale"] = known.scale
             if known.unit_uv and known.scale == "microvolts":

@@ -147,7 +147,7 @@ class Braindecode(Encoder):
         super().__init__()
         self.name, self.scale, self.unit_uv, self.settings = name, scale, unit_uv, settings
         self.stored_hz, self.hz = stored_hz, hz or stored_hz
-        self.standardises_channels = scale == "standardised"
+        self.standardises_channels = scale in ("", "standardised")
         self.derive = Derivation(channels, names, n_stored_channels)
         self.n_times = math.ceil(n_stored_times * self.hz / stored_hz)
         signals = Signals(self.derive.names, len(self.derive.plus), self.n_times, self.hz, n_outputs)

@@ -359,7 +359,7 @@ def test_what_cannot_be_made_is_refused(changes: dict[str, Any], words: str) -> 
     [
         ({"settings": {"n_chans": 3}}, "settings has n_chans, which windows and classes decide"),
         ({"settings": {"return_features": True}}, "settings has return_features"),
-        ({"unit_uv": 100.0}, "no effect with scale=standardised"),
+        ({"unit_uv": 100.0}, "no effect without scale=microvolts"),
         ({"channels": ["Fp1-F7"]}, "a difference, which standardised channels do not have"),
     ],
 )
@@ -374,7 +374,9 @@ def test_layers_of_torch_are_taken_by_name_and_nothing_else_is_imported(tmp_path
     assert any(type(m) is torch.nn.ReLU for m in encoder.modules())
     network = make_library_network("EEGNet", activation=torch.nn.ReLU)
     network.save_pretrained(tmp_path)
-    loaded = build_braindecode("EEGNet", weights=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"nothing says what they read; set model\.eeg\.scale"):
+        build_braindecode("EEGNet", weights=str(tmp_path))
+    loaded = build_braindecode("EEGNet", weights=str(tmp_path), scale="standardised")
     x = make_windows()
     features: list[Tensor] = []
     network.final_layer.register_forward_hook(lambda _, given, __: features.append(given[0]))
@@ -385,7 +387,10 @@ def test_layers_of_torch_are_taken_by_name_and_nothing_else_is_imported(tmp_path
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"activation": "antigravity.Fly"}))
     with pytest.raises(ConfigError, match=r"sets activation to antigravity\.Fly; layers of torch\.nn alone"):
-        build_braindecode("EEGNet", weights=str(tmp_path))
+        build_braindecode("EEGNet", weights=str(tmp_path), scale="standardised")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"sfreq": None}))
+    with pytest.raises(ConfigError, match=r"does not name their rate \(sfreq\); set model\.eeg\.hz"):
+        build_braindecode("EEGNet", weights=str(tmp_path), scale="standardised")
 
 
 def test_terms_that_forbid_commercial_use_are_those_of_the_library_and_are_said() -> None:
