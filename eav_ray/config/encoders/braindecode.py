@@ -142,8 +142,8 @@ class BraindecodeConfig(EncoderConfig):
             )
         if not known and not self.scale:
             raise ConfigError(
-                f"{where}, and nothing says what they read; set model.eeg.scale to standardised, microvolts or quantile, "
-                "as they were trained"
+                f"{where}, and nothing says what they read; set model.eeg.scale to standardised, microvolts or "
+                "quantile, as they were trained"
             )
         if known:
             found["scale"] = known.scale
