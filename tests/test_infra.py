@@ -2,8 +2,11 @@
 limit, and an image made of files that exist and of versions that are pinned."""
 
 import copy
+import hashlib
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -214,3 +217,25 @@ def test_torch_and_torchvision_move_together_and_torchaudio_is_one_that_loads_be
 def test_no_other_ray_than_the_pinned_one_is_named(name):
     named = re.findall(r"(?<![\w/-])ray(?:\[[\w,]*\])?(?:==|:)(\d+(?:\.\d+)+)", (REPOSITORY / name).read_text())
     assert set(named) <= {PINS["ray"]}
+
+
+def test_the_image_with_weights_compares_them_with_their_hashes(tmp_path):
+    """It was not built here: its command is run as it stands, on a folder as `eav weights fetch` leaves it."""
+    lines = (REPOSITORY / "infra" / "weights.Dockerfile").read_text().splitlines()
+    steps = [line for line in lines if line and not line.startswith("#")]
+    assert steps[:2] == ["ARG BASE", "FROM ${BASE}"]
+    (copied,) = [line.split()[-1] for line in steps if line.startswith("COPY ")]
+    (command,) = [line.removeprefix("RUN ").split() for line in steps if line.startswith("RUN ")]
+    assert command[0] == "eav" and command[-1] == copied
+    assert f"store.weights={copied}" in (REPOSITORY / "infra" / "README.md").read_text()
+    folder = tmp_path / "lab" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    files = {"config.json": hashlib.sha256(b"{}").hexdigest()}
+    described = {"format": 1, "name": "lab/model", "revision": "0" * 40, "licence": "mit", "files": files, "n_bytes": 2}
+    (folder / "weights.json").write_text(json.dumps(described))
+    run = [sys.executable, "-c", "from eav_ray.cli.main import main; main()", *command[1:-1], str(tmp_path)]
+    assert subprocess.run(run, capture_output=True, check=True, text=True).stdout.startswith("lab/model at 0000")
+    (folder / "config.json").write_text("[]")
+    refused = subprocess.run(run, capture_output=True, text=True)
+    assert refused.returncode == 2 and "is not what was fetched of lab/model" in refused.stderr
