@@ -18,12 +18,37 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import describe_hardware, format_spread
 from eav_ray.config import MODALITIES, Experiment, override
+from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes, EncoderOutput
-from eav_ray.models.encoders.factory import build_encoder
 from eav_ray.models.fusion.factory import build_fusion
+from eav_ray.training.engines.base import limit_training
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-SHAPES, RUNS = DataShapes(30, 5), 5
+ELECTRODES = (
+    *(
+        "Fp1",
+        "Fp2",
+        "F7",
+        "F3",
+        "Fz",
+        "F4",
+        "F8",
+        "T7",
+        "C3",
+        "Cz",
+        "C4",
+        "T8",
+        "P7",
+        "P3",
+        "Pz",
+        "P4",
+        "P8",
+        "O1",
+        "O2",
+    ),
+    *("FC5", "FC1", "FC2", "FC6", "CP5", "CP1", "CP2", "CP6", "PO3", "PO4", "Oz"),
+)
+SHAPES, RUNS = DataShapes(len(ELECTRODES), 5, ELECTRODES), 5
 SMALL_VIT = {"image_size": 64, "patch": 16, "width": 96, "depth": 3, "heads": 3, "frames": 5}
 ENCODERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("EEGformer", "eeg", {}),
@@ -45,6 +70,35 @@ ENCODERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "video",
         {"model.video": SMALL_VIT, "preprocessing.video": {"fps": 1, "size": 64}},
     ),
+    ("ConvNeXt atto, 25 frames", "video", {"model.video": {"kind": "backbone"}}),
+    ("wav2vec2, base", "audio", {"model.audio": {"kind": "speech"}}),
+    *(
+        (f"wav2vec2, base, {title}", "audio", {"model.audio": {"kind": "speech"}, f"train.encoders.audio.{key}": value})
+        for title, key, value in (
+            ("2 of 12 blocks learn", "trained_blocks", 2),
+            ("additions of rank 8 learn", "lora_rank", 8),
+        )
+    ),
+    (
+        "Whisper, base",
+        "audio",
+        {"model.audio": {"kind": "speech", "architecture": "whisper", "width": 512, "depth": 6, "heads": 8}},
+    ),
+    *(
+        (
+            f"{name} (braindecode), 200 Hz",
+            "eeg",
+            {"preprocessing.eeg.hz": 200, "model.eeg": {"kind": "braindecode", "name": name} | keys},
+        )
+        for name, keys in (
+            *(
+                (name, {})
+                for name in ("EEGNet", "ShallowFBCSPNet", "EEGConformer", "CBraMod", "Labram", "BIOT", "EEGPT")
+            ),
+            ("EEGDINO", {"channels": ELECTRODES[:19]}),
+            ("SignalJEPA", {}),
+        )
+    ),
 )
 FUSIONS = ("shared_attention", "bottleneck", "gated", "single_token")
 
@@ -53,7 +107,7 @@ def make_input(e: Experiment, modality: str) -> Tensor:
     """One window."""
     match modality:
         case "eeg":
-            return torch.randn(1, SHAPES.eeg_channels, 500)
+            return torch.randn(1, SHAPES.eeg_channels, 5 * e.preprocessing.eeg.hz)
         case "audio":
             return 0.1 * torch.randn(1, 80_000)
         case _:
@@ -106,10 +160,12 @@ def main() -> int:
     ]
     present = torch.ones(1, dtype=torch.bool)
     for name, modality, changes in ENCODERS:
-        e = override(Experiment(), changes)
-        encoder, x = build_encoder(e, modality, SHAPES), make_input(e, modality)
+        e = override(Experiment(), changes | {"data.modalities": [modality]})
+        model = Classifier(e, SHAPES)
+        limit_training(model, e.train.encoders[modality])
+        encoder, x = model.encoders[modality], make_input(e, modality)
         lines.append(measure_row(name, encoder, lambda encoder=encoder, x=x: encoder(x, present).tokens_BND))
-        del encoder
+        del encoder, model
     widths, counts = {"audio": 768, "eeg": 256, "video": 768}, {"audio": 50, "eeg": 8, "video": 25}
     parity = {"audio": 768, "eeg": 60, "video": 768}
     for kind in FUSIONS:
