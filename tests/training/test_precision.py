@@ -181,7 +181,7 @@ def test_precision_is_part_of_the_key_of_a_run() -> None:
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"runtime\.precision is 'fp8'.*'fp32', 'bf16' or 'fp16'"):
+    with pytest.raises(ConfigError, match=r"runtime\.precision is 'fp8'; use one of fp32, bf16, fp16"):
         override(Experiment(), {"runtime.precision": "fp8"})
 
 

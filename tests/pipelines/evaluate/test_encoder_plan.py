@@ -111,7 +111,7 @@ def test_a_name_of_a_baseline_is_refused(experiment: Experiment, data: Dataset, 
 def test_terms_of_every_network_are_said(experiment: Experiment, data: Dataset) -> None:
     found = plan(experiment, data, "bandpower,braindecode:BrainModule")
     assert list_run_licence_warnings(found.runs) == [
-        "BrainModule of braindecode is licensed cc-by-nc-4.0: not for commercial use"
+        "eeg: braindecode BrainModule is licensed cc-by-nc-4.0: not for commercial use"
     ]
 
 
