@@ -136,7 +136,7 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     # The shards and the raw files go through the same preprocessing, so both ways give the same logits.
     tables = [pd.read_parquet(kept) for kept in (tuned / "evaluations").iterdir()]
     (tested,) = [t.groupby("recording")["fusion.logit_0"].mean() for t in tables if set(t["subject"]) == {subject}]
-    by_raw = predicted.set_index(predicted["recording"].astype(str).str.zfill(3))["fusion.logit_0"]
+    by_raw = predicted.set_index(predicted["recording"].astype(str).str.zfill(3))[f"logit.{CLASSES[0]}"]
     assert np.allclose(tested, by_raw[tested.index], atol=1e-5)
     words = [f"data.subjects=[{subject}]", "--shards", "--out", str(place / "p.parquet")]
     job("predict", str(best), f"data.root={synthetic}", *words)
@@ -148,7 +148,7 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     changes = [f"data.root={synthetic}", f"data.subjects=[{subject}]", "data.modalities=[audio,eeg]"]
     job("predict", str(best), *changes, "--out", str(place / "two.csv"))
     two = pd.read_csv(place / "two.csv")
-    assert len(two) == 10 and (two["weight.video"] == 0).all() and two["video.logit_0"].isna().all()
+    assert len(two) == 10 and (two["weight.video"] == 0).all() and two[f"video.logit.{CLASSES[0]}"].isna().all()
 
 
 def test_a_checkpoint_is_adapted_to_a_subject_and_scored_on_the_rest(
