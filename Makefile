@@ -9,7 +9,7 @@ BROWSER := .venv/.browser-$(shell sha256sum tests/helpers/chromium.py | cut -c1-
 
 help:
 	@echo "make demo    the whole path on synthetic people, 8 to 15 minutes on 2 cores"
-	@echo "make test    all tests, about 20 minutes on 2 cores"
+	@echo "make test    all tests, about 30 minutes on 2 cores"
 	@echo "make test-fast  the tests that start no Ray and take no tens of seconds, some minutes"
 	@echo "make chaos   kills, damage and hostile files at full count, for the background; writes docs/results/reliability.md"
 	@echo "make results accuracy on real and synthetic people, hours; continues where it was stopped"
