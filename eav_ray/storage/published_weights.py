@@ -149,10 +149,11 @@ def describe_starting_weights(experiment: Experiment) -> dict[str, dict[str, Any
     for m in experiment.data.modalities:
         if path := getattr(experiment.model[m], "weights", ""):
             weights = find_published_weights(path) or PublishedWeights(Path(path).name, "", "", {}, 0)
-            found[m] = {key: getattr(weights, key) for key in ("name", "revision", "licence", "is_non_commercial")}
         elif licence := experiment.model[m].non_commercial_licence:
-            network = PublishedWeights(name_network(experiment.model[m]), "", licence, {}, 0)
-            found[m] = {key: getattr(network, key) for key in ("name", "revision", "licence", "is_non_commercial")}
+            weights = PublishedWeights(name_network(experiment.model[m]), "", licence, {}, 0)
+        else:
+            continue
+        found[m] = {key: getattr(weights, key) for key in ("name", "revision", "licence", "is_non_commercial")}
     return found
 
 

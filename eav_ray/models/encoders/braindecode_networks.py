@@ -281,9 +281,8 @@ def _measure_clock(network: nn.Module, layout: TokenLayout, n_tokens: int, signa
     while any(h - lo > 1 for lo, h in zip(low, high, strict=True)):
         middle = [(lo + h) // 2 for lo, h in zip(low, high, strict=True)]
         reached = is_reached(tokens, [middle[0], middle[1], 0], [n, n, middle[2]])
-        for k in (0, 1):
-            low, high = _narrow(low, high, k, middle[k], rises=reached[k])
-        low, high = _narrow(low, high, 2, middle[2], rises=not reached[2])
+        for k, rises in enumerate((reached[0], reached[1], not reached[2])):
+            (low if rises else high)[k] = middle[k]
     first_end, second_end, last_begin = high[0], high[1], low[2]
     step = second_end - first_end
     length = first_end - (last_begin - step * (n_tokens - 1))
@@ -291,15 +290,6 @@ def _measure_clock(network: nn.Module, layout: TokenLayout, n_tokens: int, signa
         return spread_s
     middles = first_end - length / 2 + step * torch.arange(n_tokens)
     return (middles / signals.hz).clamp(0, window_s)
-
-
-def _narrow(low: list[int], high: list[int], k: int, middle: int, *, rises: bool) -> tuple[list[int], list[int]]:
-    low, high = list(low), list(high)
-    if rises:
-        low[k] = middle
-    else:
-        high[k] = middle
-    return low, high
 
 
 class FoundationBody(nn.Module):

@@ -1,7 +1,7 @@
 """Estimate and announce the trainings that a job will run."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from eav_ray.config import Experiment, RuntimeConfig, digest, to_dict
@@ -180,10 +180,10 @@ def _format_begun(runs: Sequence[Run], begun: Mapping[str, int]) -> str:
     return f", of which {len(begun)} {'goes' if len(begun) == 1 else 'go'} on from what was saved"
 
 
-def describe_partial_training(experiment: Experiment, modalities: Iterable[str], data: Dataset) -> list[str]:
+def describe_partial_training(experiment: Experiment, data: Dataset) -> list[str]:
     """Say how much of encoders learns, a line for each of which only a part does."""
     lines = []
-    for m in sorted(modalities):
+    for m in sorted(experiment.data.modalities):
         optim = experiment.train.encoders[m]
         n, rank = optim.trained_blocks, optim.lora_rank
         if not n and not rank:
@@ -197,7 +197,7 @@ def describe_partial_training(experiment: Experiment, modalities: Iterable[str],
 
 def describe_partial_trainings(runs: Sequence[Run], data: Dataset) -> list[str]:
     """Describe how much of the encoders of some trainings learns, each once."""
-    lines = [line for e in _list_models(runs) for line in describe_partial_training(e, e.data.modalities, data)]
+    lines = [line for e in _list_models(runs) for line in describe_partial_training(e, data)]
     return list(dict.fromkeys(lines))
 
 

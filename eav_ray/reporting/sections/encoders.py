@@ -4,11 +4,16 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from eav_ray.config import get_modality_info
-from eav_ray.evaluation.comparisons import format_subjects_wanted
 from eav_ray.evaluation.encoder_comparison import BALANCED_ACCURACY, BASELINE, CCC, RMSE
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting.figures import choose_color, make_axes
-from eav_ray.reporting.formatting import apply_format, format_interval, format_short_percent, format_short_points
+from eav_ray.reporting.formatting import (
+    TEST_COLUMNS,
+    apply_format,
+    format_interval,
+    format_short_percent,
+    format_short_points,
+)
 from eav_ray.reporting.html import Column, Drawing, Note, Part, Section, build_table
 from eav_ray.reporting.number_tables import format_correlation, format_error
 from eav_ray.reporting.sections.cost import format_load_warning
@@ -71,14 +76,7 @@ def build_encoder_sections(results: ResultsTree) -> list[Section]:
                 ("people", "n_subjects", ""),
                 (f"better than {block['reference']}", "gain", ""),
                 ("95 % of it", "gain_bounds", ""),
-                ("better", "n_better", ""),
-                ("worse", "n_worse", ""),
-                ("equal", "n_equal", ""),
-                ("Wilcoxon p", "p", ".3g"),
-                ("Holm", "holm", ".3g"),
-                ("rank-biserial", "effect", "+.2f"),
-                ("people wanted", "n_subjects_wanted", format_subjects_wanted),
-                ("verdict", "verdict", ""),
+                *TEST_COLUMNS,
             ]
             parts.append(Drawing(_plot_scores(rows, block), _describe_scores(block, target, rows)))
             parts.append(build_table(_format_rows(rows, block), columns, title=target, left=True))
