@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eav_ray.config import Experiment, RuntimeConfig, digest, to_dict
+from eav_ray.config import EncoderOptimConfig, Experiment, RuntimeConfig, digest, to_dict
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.distributed.run_queue import QueueState
@@ -72,6 +72,8 @@ def make_model_key(run: Run, runtime: RuntimeConfig) -> str:
     inputs = {m: to_dict(e.preprocessing.get_section(m)) for m in models}
     fusion = None if run.kind == "encoder" else to_dict(e.fusion)
     settings = [e.preprocessing.window_s, run.optim.batch, run.optim.encoder_lr_scale, bool(run.features_prefix)]
+    if isinstance(run.optim, EncoderOptimConfig):
+        settings += [run.optim.trained_blocks, run.optim.lora_rank]
     return digest(run.kind, models, inputs, fusion, settings, _list_speed_settings(runtime))
 
 

@@ -149,7 +149,8 @@ class _SpeedEstimator:
         self._seconds: dict[str, float] = {}
 
     def estimate_encoder(self, experiment: Experiment, modality: str) -> float:
-        key = digest(modality, experiment.model[modality])
+        optim = experiment.train.encoders[modality]
+        key = digest(modality, experiment.model[modality], optim.trained_blocks, optim.lora_rank)
         if key not in self._seconds:
             data = replace(experiment.data, modalities=(modality,))
             unimodal = replace(experiment, data=data, runtime=self._runtime)

@@ -72,6 +72,25 @@ def test_electrodes_are_known_when_trainings_are_estimated(
     assert seen and set(seen) == {("Cz",)}
 
 
+@pytest.mark.parametrize("key", ["trained_blocks", "lora_rank"])
+def test_a_training_of_a_part_of_an_encoder_is_estimated_by_itself(
+    experiment: Experiment, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = override(experiment, {f"train.encoders.eeg.{key}": 2})
+    (whole_run,), (part_run,) = ([r for r in plan(e) if r.title == "eeg"] for e in (experiment, part))
+    assert make_model_key(whole_run, experiment.runtime) != make_model_key(part_run, experiment.runtime)
+    seen: list[int] = []
+
+    def estimate(e: Experiment, shapes: DataShapes) -> dict[str, float]:
+        seen.append(getattr(e.train.encoders["eeg"], key))
+        return dict.fromkeys(e.data.modalities, 1e-3)
+
+    monkeypatch.setattr(workload, "estimate_seconds_per_window", estimate)
+    monkeypatch.setattr(workload, "count_learning_parameters", lambda e, m, shapes: (1, 2))
+    announce_workload(experiment, [whole_run, part_run], make_dataset(experiment))
+    assert sorted(seen) == [0, 2]
+
+
 def test_what_is_finished_is_nothing_to_do(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
